@@ -1,0 +1,87 @@
+# Every target installs what it needs itself. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PROMPT ?= a red apple
+PYTHON ?= python3
+SOURCES := server/flashbulb_server client/python/flashbulb tests
+
+$(VENV)/.installed: requirements.lock server/pyproject.toml client/python/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client/python -e server
+	touch $@
+
+.PHONY: help
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: install
+install: $(VENV)/.installed ## Makes .venv with everything in it.
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Draws PROMPT="a red apple" through the whole service into out/, then stops everything.
+	$(BIN)/python -m tests.demo "$(PROMPT)"
+
+.PHONY: serve
+serve: $(VENV)/.installed ## Starts the service on this host (gRPC on :50051, data in ./data).
+	$(BIN)/flashbulb-server serve --data-dir data
+
+.PHONY: test
+test: $(VENV)/.installed ## Runs the whole test suite against the real servers.
+	$(BIN)/pytest
+
+.PHONY: check
+check: lint types imports proto-lint proto-breaking gen-check docker-check test ## All that CI runs.
+
+.PHONY: lint
+lint: $(VENV)/.installed ## Looks for mistakes and bad format.
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+
+.PHONY: fmt
+fmt: $(VENV)/.installed ## Mends what lint can mend.
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+	cd proto && ../$(BIN)/buf format -w
+
+.PHONY: types
+types: $(VENV)/.installed ## Checks the types, strictly.
+	$(BIN)/mypy -p flashbulb_server -p flashbulb
+
+.PHONY: imports
+imports: $(VENV)/.installed ## Checks that imports point one way.
+	$(BIN)/lint-imports
+
+.PHONY: proto-lint
+proto-lint: $(VENV)/.installed ## Checks the contract's style and format.
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+
+.PHONY: proto-breaking
+proto-breaking: $(VENV)/.installed ## Checks that the contract still serves clients of proto/baseline.binpb.
+	cd proto && ../$(BIN)/buf breaking --against baseline.binpb
+
+.PHONY: proto-baseline
+proto-baseline: $(VENV)/.installed ## Makes today's contract the one that later changes must not break. Run it at a release.
+	cd proto && ../$(BIN)/buf build -o baseline.binpb --as-file-descriptor-set
+
+.PHONY: gen
+gen: $(VENV)/.installed ## Generates the stubs from proto/.
+	proto/generate.sh
+
+.PHONY: gen-check
+gen-check: $(VENV)/.installed ## Checks that the committed stubs are those of proto/.
+	tests/check_generated.sh
+
+.PHONY: docker-check
+docker-check: $(VENV)/.installed ## Checks Dockerfile and compose.yaml.
+	tests/check_docker.sh
+
+.PHONY: bench
+bench: $(VENV)/.installed ## Measures overhead and throughput; a table here, JSON in out/bench.json.
+	$(BIN)/python -m tests.bench
+
+.PHONY: clean
+clean: ## Removes .venv and all that was made.
+	rm -rf $(VENV) out build *.egg-info server/*.egg-info client/python/*.egg-info

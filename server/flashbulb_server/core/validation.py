@@ -1,0 +1,167 @@
+"""From what a caller gave to a value that cannot be invalid. The only place where inputs are judged; knows no transport.
+
+`resolve` takes the fields that were given, by name: texts, numbers and flags as Python values, `image_size` as a preset's name or as
+(width, height) with 0 for an absent side. It reports every bad field at once.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+
+from flashbulb_server.core.catalog import (
+    ENDPOINTS,
+    IMAGE_SIZES,
+    MAX_SEED,
+    Endpoint,
+    Field,
+    Kind,
+    ModelInfo,
+    default_model,
+    models_of,
+)
+from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.errors import EndpointUnavailable, FieldViolation, InvalidRequest, SafetyCheckerUnavailable
+
+DEFAULT_SIDE = 512  # of custom dimensions, when one is left out
+
+
+def resolve(endpoint_id: str, given: Mapping[str, object], installed: Iterable[ModelInfo]) -> TextToImageSpec:
+    """A valid spec with every default filled in.
+
+    Raises EndpointUnavailable, InvalidRequest with every bad field, or SafetyCheckerUnavailable.
+    """
+    models = list(installed)
+    endpoint = ENDPOINTS[endpoint_id]
+    available = models_of(endpoint, models)
+    if not available:
+        raise EndpointUnavailable(endpoint_id, [e.id for e in ENDPOINTS.values() if models_of(e, models)])
+
+    violations: list[FieldViolation] = []
+    values = {field.name: _value(field, given.get(field.name), violations) for field in endpoint.fields}
+    model = _model(endpoint, values.get("model_name"), available, violations)
+    if model is not None:
+        _check_area(values, model, violations)
+    if values.get("expand_prompt"):
+        violations.append(FieldViolation("expand_prompt", "no prompt expansion is installed on this server"))
+    if violations or model is None:
+        raise InvalidRequest(violations)
+    _check_safety(values, model)
+    return _text_to_image(endpoint, model, values)
+
+
+def _text_to_image(endpoint: Endpoint, model: ModelInfo, values: dict[str, object]) -> TextToImageSpec:
+    width, height = values.pop("image_size")  # type: ignore[misc]  # _size gave a pair
+    if values["seed"] is None:
+        values["seed"] = secrets.randbelow(MAX_SEED + 1)
+    values["model_name"] = model.name
+    return TextToImageSpec(endpoint=endpoint.id, width=width, height=height, **values)  # type: ignore[arg-type]  # by table
+
+
+def _model(
+    endpoint: Endpoint, name: object, available: list[ModelInfo], violations: list[FieldViolation]
+) -> ModelInfo | None:
+    if not name:
+        return default_model(endpoint, available)
+    found = next((m for m in available if m.name == name), None)
+    if found is None:
+        names = ", ".join(m.name for m in available)
+        violations.append(FieldViolation("model_name", f"{name!r} is not installed; installed: {names}"))
+    return found
+
+
+def _check_area(values: Mapping[str, object], model: ModelInfo, violations: list[FieldViolation]) -> None:
+    size = values.get("image_size")
+    if isinstance(size, tuple) and size[0] * size[1] > model.max_image_pixels:
+        violations.append(
+            FieldViolation(
+                "image_size",
+                f"{size[0]} x {size[1]} is more than the {model.max_image_pixels} pixels that {model.name} may draw",
+            )
+        )
+
+
+def _check_safety(values: dict[str, object], model: ModelInfo) -> None:
+    if model.safe_by_construction or not values["enable_safety_checker"]:
+        return
+    version = str(values["safety_checker_version"])
+    if version not in model.safety_checker_versions:
+        raise SafetyCheckerUnavailable(version, model.safety_checker_versions)
+
+
+def _value(field: Field, value: object, violations: list[FieldViolation]) -> object:
+    """The value of one field, or its default. Adds to `violations` and gives None when it is bad."""
+    if value is None or (value == "" and field.kind is not Kind.TEXT):
+        if field.required:
+            violations.append(FieldViolation(field.name, "is required"))
+            return None
+        value = field.default
+        if field.kind is Kind.SIZE:
+            return IMAGE_SIZES[str(value)]
+        return value
+    problem = _problem(field, value)
+    if problem:
+        violations.append(FieldViolation(*problem))
+        return None
+    if field.kind is Kind.SIZE:
+        return _dimensions(value)
+    return value
+
+
+def _problem(field: Field, value: object) -> tuple[str, str] | None:
+    """(path, what is wrong) of a value that was given, or None."""
+    match field.kind:
+        case Kind.TEXT:
+            text = _text_problem(field, value)
+        case Kind.INTEGER | Kind.NUMBER:
+            text = _number_problem(field, value)
+        case Kind.CHOICE:
+            text = None if value in field.choices else f"must be one of {', '.join(field.choices)}"
+        case Kind.BOOLEAN:
+            text = None if isinstance(value, bool) else "must be true or false"
+        case Kind.SIZE:
+            return _size_problem(field, value)
+        case _:
+            text = None
+    return (field.name, text) if text else None
+
+
+def _text_problem(field: Field, value: object) -> str | None:
+    if not isinstance(value, str):
+        return "must be a text"
+    if field.required and not value.strip():
+        return "must not be empty"
+    if field.maximum is not None and len(value) > field.maximum:
+        return f"has {len(value)} characters, at most {int(field.maximum)} are allowed"
+    if any(ord(c) < 32 and c not in "\t\n\r" for c in value):
+        return "must not hold control characters"
+    return None
+
+
+def _number_problem(field: Field, value: object) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int if field.kind is Kind.INTEGER else (int, float)):
+        return f"must be a whole number: {value!r}" if field.kind is Kind.INTEGER else f"must be a number: {value!r}"
+    low, high = field.minimum, field.maximum
+    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
+        return f"must be from {low:g} to {high}, not {value}" if high == MAX_SEED else f"must be from {low:g} to {high:g}, not {value:g}"
+    return None
+
+
+def _size_problem(field: Field, value: object) -> tuple[str, str] | None:
+    if isinstance(value, str):
+        return None if value in field.choices else (field.name, f"must be one of {', '.join(field.choices)}, or dimensions")
+    if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) for side in value)):
+        return (field.name, "must be a named size, or width and height")
+    high = int(field.maximum or 0)
+    bad = [name for name, side in zip(("width", "height"), value, strict=True) if side < 0 or side > high]
+    if bad:
+        return (f"{field.name}.{bad[0]}" if len(bad) == 1 else field.name, f"{' and '.join(bad)} must be from 1 to {high}")
+    return None
+
+
+def _dimensions(value: object) -> tuple[int, int]:
+    if isinstance(value, str):
+        return IMAGE_SIZES[value]
+    width, height = value  # type: ignore[misc]  # _size_problem passed it
+    return width or DEFAULT_SIDE, height or DEFAULT_SIDE
