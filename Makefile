@@ -60,7 +60,7 @@ proto-lint: $(VENV)/.installed ## Checks the contract's style and format.
 
 .PHONY: proto-breaking
 proto-breaking: $(VENV)/.installed ## Checks that the contract still serves clients of proto/baseline.binpb.
-	cd proto && ../$(BIN)/buf breaking --against baseline.binpb
+	set -o pipefail; cd proto && ../$(BIN)/buf build -o - --as-file-descriptor-set | ../$(BIN)/buf breaking '-#format=binpb' --against baseline.binpb
 
 .PHONY: proto-baseline
 proto-baseline: $(VENV)/.installed ## Makes today's contract the one that later changes must not break. Run it at a release.

@@ -34,14 +34,19 @@ class FilesSettings(_Part):
 
     endpoint: str = Field("127.0.0.1:9000", description="`host:port` of the S3 server, as the service reaches it.")
     public_url: str = Field(
-        "", description="`http(s)://host:port` of the S3 server as callers reach it; links are made with it. Default: `endpoint`."
+        "",
+        description="`http(s)://host:port` of the S3 server as callers reach it; links are made with it. Default: `endpoint`.",
     )
     access_key: str = Field("minioadmin", description="Access key; the default is MinIO's own.")
     secret_key: SecretStr = Field(SecretStr("minioadmin"), description="Secret key; the default is MinIO's own.")
     secure: bool = Field(False, description="Whether `endpoint` speaks TLS.")
-    region: str = Field("us-east-1", description="Region; must be set so that links are made without asking the server.")
+    region: str = Field(
+        "us-east-1", description="Region; must be set so that links are made without asking the server."
+    )
     bucket: str = Field("flashbulb", min_length=3, description="Bucket of all files; made at start if it is missing.")
-    url_seconds: float = Field(3600, ge=1, le=604_800, description="Seconds that a link works; S3 allows 7 days at most.")
+    url_seconds: float = Field(
+        3600, ge=1, le=604_800, description="Seconds that a link works; S3 allows 7 days at most."
+    )
     sweep_seconds: float = Field(300, gt=0, description="Seconds between sweeps for expired files.")
 
 
@@ -54,23 +59,31 @@ class ApiSettings(_Part):
         None, description="JSON file of keys, `{id: sha256 of the secret in hex}`, beside `keys`; read at start."
     )
     max_receive_bytes: int = Field(
-        16 * 1024 * 1024, ge=65_536, description="Largest message taken, in bytes: an inline picture of 10 MiB fits, larger files are uploaded."
+        16 * 1024 * 1024,
+        ge=65_536,
+        description="Largest message taken, in bytes: an inline picture of 10 MiB fits, larger files are uploaded.",
     )
     max_calls: int = Field(2000, ge=1, description="Calls served at once; more are refused with RESOURCE_EXHAUSTED.")
     drain_seconds: float = Field(20, ge=0, description="Seconds that calls may go on after SIGTERM.")
-    tls_certificate: Path | None = Field(None, description="PEM file of the certificate chain; with `tls_key`, the port speaks TLS.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the certificate chain; with `tls_key`, the port speaks TLS."
+    )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key.")
 
 
 class QueueSettings(_Part):
     """The durable queue."""
 
-    max_requests: int = Field(10_000, ge=1, description="Requests that may wait or run; more are refused with RESOURCE_EXHAUSTED.")
+    max_requests: int = Field(
+        10_000, ge=1, description="Requests that may wait or run; more are refused with RESOURCE_EXHAUSTED."
+    )
     lease_seconds: float = Field(
         10, ge=0.5, description="Seconds without a sign of life after which a worker's request goes to another one."
     )
     max_attempts: int = Field(3, ge=1, description="Workers that may be lost over a request before it is FAILED.")
-    start_timeout_seconds: float = Field(3600, gt=0, description="Default seconds in the queue before a request is EXPIRED.")
+    start_timeout_seconds: float = Field(
+        3600, gt=0, description="Default seconds in the queue before a request is EXPIRED."
+    )
     keep_seconds: float = Field(86_400, ge=60, description="Seconds that a finished request and its pictures are kept.")
     idempotency_seconds: float = Field(86_400, ge=60, description="Seconds that an idempotency key is remembered.")
     janitor_seconds: float = Field(15, gt=0, description="Seconds between searches for expired and orphaned requests.")
@@ -80,19 +93,25 @@ class WorkerSettings(_Part):
     """The worker role: one process, one accelerator."""
 
     listen: str = Field(
-        "127.0.0.1:0", description="Where EngineService listens for the api: `unix:<path>` on one host, `host:port` in a cluster."
+        "127.0.0.1:0",
+        description="Where EngineService listens for the api: `unix:<path>` on one host, `host:port` in a cluster.",
     )
     advertise: str = Field("", description="Address told to the api, when it is not the one listened on.")
     worker_class: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Which queue it takes from.")
-    capacity: int = Field(8, ge=1, le=256, description="Pictures in flight at once; more only cost memory once the accelerator is full.")
+    capacity: int = Field(
+        8, ge=1, le=256, description="Pictures in flight at once; more only cost memory once the accelerator is full."
+    )
     embedded_model: bool = Field(True, description="Whether to load the embedded model `flashbulb/tiny`.")
     models: Mapping[str, Path] = Field(
-        default_factory=dict, description="Further models: name to a folder in diffusers layout, as JSON in the environment."
+        default_factory=dict,
+        description="Further models: name to a folder in diffusers layout, as JSON in the environment.",
     )
     safety_checkers: Mapping[Literal["v1", "v2"], Path] = Field(
         default_factory=dict, description="Installed safety checkers: version to a folder in transformers layout."
     )
-    device: str = Field("auto", description="torch device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes an accelerator if there is one.")
+    device: str = Field(
+        "auto", description="torch device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes an accelerator if there is one."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights; `auto` is float32 on a CPU and float16 on CUDA."
     )
@@ -110,9 +129,7 @@ class LogSettings(_Part):
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="FLASHBULB_", env_nested_delimiter="__", frozen=True, extra="ignore", nested_model_default_partial_update=True
-    )
+    model_config = SettingsConfigDict(env_prefix="FLASHBULB_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
     nats: NatsSettings = NatsSettings()
     files: FilesSettings = FilesSettings()
@@ -133,9 +150,16 @@ class Settings(BaseSettings):
         """Flags over environment over file."""
         sources = (init_settings, env_settings)
         path = os.environ.get(CONFIG_FILE_VARIABLE)
+        if path and not Path(path).is_file():
+            raise FileNotFoundError(f"{CONFIG_FILE_VARIABLE} names {path}, which is no file")
         return (*sources, TomlConfigSettingsSource(settings_cls, toml_file=path)) if path else sources
 
 
 def environment() -> dict[str, str]:
     """A copy of the environment, to start child processes with."""
     return dict(os.environ)
+
+
+def use_file(path: Path) -> None:
+    """Makes `path` the configuration file of this process and of its children."""
+    os.environ[CONFIG_FILE_VARIABLE] = str(path.absolute())

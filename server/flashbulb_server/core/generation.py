@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+MAX_INLINE_BYTES = 3 * 1024 * 1024
+"""Most bytes of pictures in one answer: gRPC clients of every language take 4 MiB by default."""
+
+
+def inline_allowed(sizes: Sequence[int]) -> bool:
+    """Whether pictures of these sizes, in bytes, may travel in one answer; otherwise they go by link."""
+    return sum(sizes) <= MAX_INLINE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +33,7 @@ class TextToImageSpec:
     enable_safety_checker: bool
     safety_checker_version: str
     expand_prompt: bool
-    format: str
+    format: Literal["jpeg", "png"]
     guidance_rescale: float
     request_id: str
 

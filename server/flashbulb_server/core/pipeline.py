@@ -1,6 +1,7 @@
 """What the step engine asks of a model. Networks live behind this; the engine knows no tensors.
 
-A lane is one picture on its way through the network. The engine calls everything here from its one device thread.
+A lane is one picture on its way through the network. The engine calls everything here from its one device thread, and takes any
+exception as the failure of the drawings in that call.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class StepPipeline(Protocol[L]):
         ...
 
     def decode(self, lanes: Sequence[L]) -> Sequence[Pixels]:
-        """Pictures of finished lanes at the native size, in order."""
+        """Pictures of finished lanes of one bucket, in order, at the size that they were drawn at."""
         ...
 
     def preview(self, lane: L) -> Pixels:
-        """A rough, small picture of a lane, cheap enough to take at any step."""
+        """A rough, small picture of a lane after its first step, cheap enough to take at any step."""
         ...
 
     def check(self, pictures: Sequence[Pixels], version: str) -> Sequence[bool]:

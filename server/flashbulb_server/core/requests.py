@@ -144,7 +144,9 @@ def start(request: Request, *, worker_id: str, now: float) -> Request:
     )
 
 
-def succeed(request: Request, result: GenerationResult, *, attempt: int, now: float, keep: float, logs: tuple[LogLine, ...] = ()) -> Request:
+def succeed(
+    request: Request, result: GenerationResult, *, attempt: int, now: float, keep: float, logs: tuple[LogLine, ...] = ()
+) -> Request:
     """The worker of `attempt` has stored the pictures. `keep` is how many seconds the request is remembered."""
     _fence(request, attempt, Change.SUCCEED)
     ended = _end(request, Change.SUCCEED, now, keep, logs)
@@ -152,7 +154,13 @@ def succeed(request: Request, result: GenerationResult, *, attempt: int, now: fl
 
 
 def fail(
-    request: Request, failure: Failure, *, now: float, keep: float, attempt: int | None = None, logs: tuple[LogLine, ...] = ()
+    request: Request,
+    failure: Failure,
+    *,
+    now: float,
+    keep: float,
+    attempt: int | None = None,
+    logs: tuple[LogLine, ...] = (),
 ) -> Request:
     """It failed. `attempt` None: no worker is left to tell."""
     if attempt is not None:
@@ -160,7 +168,9 @@ def fail(
     return replace(_end(request, Change.FAIL, now, keep, logs), failure=failure)
 
 
-def cancel(request: Request, failure: Failure, *, now: float, keep: float, steps_done: int = 0, logs: tuple[LogLine, ...] = ()) -> Request:
+def cancel(
+    request: Request, failure: Failure, *, now: float, keep: float, steps_done: int = 0, logs: tuple[LogLine, ...] = ()
+) -> Request:
     """It was cancelled after `steps_done` steps."""
     return replace(_end(request, Change.CANCEL, now, keep, logs), failure=failure, steps_done=steps_done)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from flashbulb_server.core.catalog import (
     ENDPOINTS,
@@ -27,8 +28,14 @@ from flashbulb_server.errors import EndpointUnavailable, FieldViolation, Invalid
 DEFAULT_SIDE = 512  # of custom dimensions, when one is left out
 
 
-def resolve(endpoint_id: str, given: Mapping[str, object], installed: Iterable[ModelInfo]) -> TextToImageSpec:
-    """A valid spec with every default filled in.
+def resolve(
+    endpoint_id: str,
+    given: Mapping[str, object],
+    installed: Iterable[ModelInfo],
+    *,
+    also: Iterable[FieldViolation] = (),
+) -> TextToImageSpec:
+    """A valid spec with every default filled in. `also`: what is wrong with the call around the input, reported with it.
 
     Raises EndpointUnavailable, InvalidRequest with every bad field, or SafetyCheckerUnavailable.
     """
@@ -38,7 +45,7 @@ def resolve(endpoint_id: str, given: Mapping[str, object], installed: Iterable[M
     if not available:
         raise EndpointUnavailable(endpoint_id, [e.id for e in ENDPOINTS.values() if models_of(e, models)])
 
-    violations: list[FieldViolation] = []
+    violations = list(also)
     values = {field.name: _value(field, given.get(field.name), violations) for field in endpoint.fields}
     model = _model(endpoint, values.get("model_name"), available, violations)
     if model is not None:
@@ -52,11 +59,12 @@ def resolve(endpoint_id: str, given: Mapping[str, object], installed: Iterable[M
 
 
 def _text_to_image(endpoint: Endpoint, model: ModelInfo, values: dict[str, object]) -> TextToImageSpec:
-    width, height = values.pop("image_size")  # type: ignore[misc]  # _size gave a pair
+    size: Any = values.pop("image_size")
     if values["seed"] is None:
         values["seed"] = secrets.randbelow(MAX_SEED + 1)
     values["model_name"] = model.name
-    return TextToImageSpec(endpoint=endpoint.id, width=width, height=height, **values)  # type: ignore[arg-type]  # by table
+    fields: dict[str, Any] = values  # the table's kinds are the spec's types
+    return TextToImageSpec(endpoint=endpoint.id, width=size[0], height=size[1], **fields)
 
 
 def _model(
@@ -144,24 +152,32 @@ def _number_problem(field: Field, value: object) -> str | None:
         return f"must be a whole number: {value!r}" if field.kind is Kind.INTEGER else f"must be a number: {value!r}"
     low, high = field.minimum, field.maximum
     if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
-        return f"must be from {low:g} to {high}, not {value}" if high == MAX_SEED else f"must be from {low:g} to {high:g}, not {value:g}"
+        return (
+            f"must be from {low:g} to {high}, not {value}"
+            if high == MAX_SEED
+            else f"must be from {low:g} to {high:g}, not {value:g}"
+        )
     return None
 
 
 def _size_problem(field: Field, value: object) -> tuple[str, str] | None:
     if isinstance(value, str):
-        return None if value in field.choices else (field.name, f"must be one of {', '.join(field.choices)}, or dimensions")
+        return (
+            None
+            if value in field.choices
+            else (field.name, f"must be one of {', '.join(field.choices)}, or dimensions")
+        )
     if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) for side in value)):
         return (field.name, "must be a named size, or width and height")
     high = int(field.maximum or 0)
     bad = [name for name, side in zip(("width", "height"), value, strict=True) if side < 0 or side > high]
     if bad:
-        return (f"{field.name}.{bad[0]}" if len(bad) == 1 else field.name, f"{' and '.join(bad)} must be from 1 to {high}")
+        return (
+            f"{field.name}.{bad[0]}" if len(bad) == 1 else field.name,
+            f"{' and '.join(bad)} must be from 1 to {high}",
+        )
     return None
 
 
-def _dimensions(value: object) -> tuple[int, int]:
-    if isinstance(value, str):
-        return IMAGE_SIZES[value]
-    width, height = value  # type: ignore[misc]  # _size_problem passed it
-    return width or DEFAULT_SIDE, height or DEFAULT_SIDE
+def _dimensions(value: Any) -> tuple[int, int]:  # noqa: ANN401  # _size_problem passed it
+    return IMAGE_SIZES[value] if isinstance(value, str) else (value[0] or DEFAULT_SIDE, value[1] or DEFAULT_SIDE)

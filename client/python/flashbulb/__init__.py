@@ -1,0 +1,160 @@
+"""Client of Flashbulb, the self-hosted gRPC service for real-time image generation.
+
+    import flashbulb
+
+    result = flashbulb.subscribe(prompt="a red apple")
+    result.images[0].save("apple.jpeg")
+
+Names are loaded when they are first used: the generated messages in `flashbulb.v1` are also used alone, and must stay cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flashbulb._client import AsyncClient
+    from flashbulb._errors import (
+        AuthenticationError,
+        Busy,
+        ConfigurationError,
+        Conflict,
+        DeadlineExceeded,
+        DownloadFailed,
+        EndpointUnavailable,
+        FieldViolation,
+        FileNotFound,
+        FlashbulbError,
+        IdempotencyKeyReused,
+        InvalidInput,
+        NotFinished,
+        NotFound,
+        QueueFull,
+        RequestCancelled,
+        RequestEnded,
+        RequestExpired,
+        RequestFailed,
+        RequestNotFound,
+        SafetyCheckerUnavailable,
+        ServerError,
+        Unavailable,
+        UnknownField,
+        WorkersBusy,
+    )
+    from flashbulb._handle import AsyncHandle, Handle
+    from flashbulb._inputs import (
+        FluxLora,
+        FluxLoraImageToImage,
+        FluxLoraInpainting,
+        ImageToImage,
+        Inpainting,
+        Input,
+        Lora,
+        Omnigen,
+        StableDiffusionV15,
+        TextToImage,
+        TextualInversion,
+    )
+    from flashbulb._results import (
+        CancelReceipt,
+        Endpoint,
+        Event,
+        FieldSpec,
+        File,
+        Image,
+        Logged,
+        LogLine,
+        Model,
+        Previewed,
+        RequestStatus,
+        Result,
+        State,
+        StatusChanged,
+        Stepped,
+    )
+    from flashbulb._shortcuts import cancel, generate, list, result, status, submit, subscribe, upload
+    from flashbulb._sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "AsyncHandle",
+    "AuthenticationError",
+    "Busy",
+    "CancelReceipt",
+    "Client",
+    "ConfigurationError",
+    "Conflict",
+    "DeadlineExceeded",
+    "DownloadFailed",
+    "Endpoint",
+    "EndpointUnavailable",
+    "Event",
+    "FieldSpec",
+    "FieldViolation",
+    "File",
+    "FileNotFound",
+    "FlashbulbError",
+    "FluxLora",
+    "FluxLoraImageToImage",
+    "FluxLoraInpainting",
+    "Handle",
+    "IdempotencyKeyReused",
+    "Image",
+    "ImageToImage",
+    "Inpainting",
+    "Input",
+    "InvalidInput",
+    "LogLine",
+    "Logged",
+    "Lora",
+    "Model",
+    "NotFinished",
+    "NotFound",
+    "Omnigen",
+    "Previewed",
+    "QueueFull",
+    "RequestCancelled",
+    "RequestEnded",
+    "RequestExpired",
+    "RequestFailed",
+    "RequestNotFound",
+    "RequestStatus",
+    "Result",
+    "SafetyCheckerUnavailable",
+    "ServerError",
+    "StableDiffusionV15",
+    "State",
+    "StatusChanged",
+    "Stepped",
+    "TextToImage",
+    "TextualInversion",
+    "Unavailable",
+    "UnknownField",
+    "WorkersBusy",
+    "cancel",
+    "generate",
+    "list",
+    "result",
+    "status",
+    "submit",
+    "subscribe",
+    "upload",
+]
+
+# In the order in which they need each other: looking in one loads none that the name itself does not need.
+_MODULES = ("_errors", "_inputs", "_results", "_handle", "_client", "_sync", "_shortcuts")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module in _MODULES:
+            found = vars(importlib.import_module(f"{__name__}.{module}"))
+            if name in found:
+                return globals().setdefault(name, found[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> Iterable[str]:
+    return sorted({*globals(), *__all__})

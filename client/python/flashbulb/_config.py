@@ -1,0 +1,72 @@
+"""Where the server is and how to speak to it. The only module that reads the environment.
+
+`FLASHBULB_KEY` is the key, `id:secret`. `FLASHBULB_HOST` is the server, `host:port`; `https://host` or port 443 means TLS.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from flashbulb._errors import ConfigurationError
+
+DEFAULT_HOST = "127.0.0.1:50051"
+DEFAULT_PORT = 50051
+TLS_PORT = 443
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A server and the key for it.
+
+    `target` is a gRPC target. `roots` is the PEM file of the certificates to trust, None for those of the system.
+    """
+
+    target: str
+    secure: bool
+    key: str | None = field(default=None, repr=False)
+    roots: Path | None = None
+
+
+def load(key: str | None, host: str | None, tls: bool | str | Path | None) -> Settings:
+    """Settings from the arguments, and from the environment for those that are None.
+
+    Raises:
+        ConfigurationError: the key or the host has the wrong form.
+    """
+    key = key if key is not None else os.environ.get("FLASHBULB_KEY") or None
+    host = host if host is not None else os.environ.get("FLASHBULB_HOST") or DEFAULT_HOST
+    target, secure = _target(host)
+    if isinstance(tls, bool):
+        secure = tls
+    elif tls is not None:
+        secure = True
+    return Settings(target, secure, _checked(key), None if tls is None or isinstance(tls, bool) else Path(tls))
+
+
+def _checked(key: str | None) -> str | None:
+    if key is None:
+        return None
+    key = key.strip()
+    identifier, _, secret = key.partition(":")
+    if not (identifier and secret and key.isascii() and key.isprintable()):
+        raise ConfigurationError("a key has the form id:secret (FLASHBULB_KEY)")
+    return key
+
+
+def _target(host: str) -> tuple[str, bool]:
+    host = host.strip()
+    if host.startswith(("unix:", "dns:", "ipv4:", "ipv6:")):
+        return host, False
+    try:
+        url = urlsplit(host if "://" in host else f"grpc://{host}")
+        name, port = url.hostname, url.port
+    except ValueError as error:
+        raise ConfigurationError(f"not a host: {host!r} ({error})") from error
+    if not name or url.path.strip("/") or url.scheme not in ("grpc", "grpcs", "http", "https"):
+        raise ConfigurationError(f"not a host: {host!r}; give host:port or https://host (FLASHBULB_HOST)")
+    secure = url.scheme in ("https", "grpcs") or port == TLS_PORT
+    port = port or (TLS_PORT if secure else DEFAULT_PORT)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}", secure

@@ -1,0 +1,128 @@
+"""What surrounds every call: who calls, and how errors leave. One interceptor serves all four shapes of RPC.
+
+The caller's key id is a context variable of the call; `caller()` reads it. grpc.health.v1 is open, so that probes need no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_status import rpc_status
+
+from flashbulb_server.api.keys import Keys
+from flashbulb_server.errors import FieldViolation, FlashbulbError, InvalidRequest
+from flashbulb_server.wire.status import fault_status, to_status
+
+_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
+_log = logging.getLogger(__name__)
+_caller: ContextVar[str] = ContextVar("caller")
+
+
+def caller() -> str:
+    """Id of the key that makes the current call. LookupError outside of an authenticated call."""
+    return _caller.get()
+
+
+class _Undecodable:
+    """Stands for a request whose bytes are no valid protobuf."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Authenticates the caller and turns errors into rich status."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wraps the handler of the called method."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        opened = handler_call_details.method.startswith(_OPEN_SERVICES)
+        authorization = dict(handler_call_details.invocation_metadata).get("authorization")
+        return self._wrap(handler, None if opened else (authorization,))
+
+    def _wrap(
+        self, handler: grpc.RpcMethodHandler[Any, Any], credentials: tuple[str | bytes | None] | None
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        def enter(request: Any) -> Any:  # noqa: ANN401  # any request message, or the stream of them
+            if credentials is not None:
+                _caller.set(self._keys.authenticate(credentials[0]))
+            return _decoded_stream(request) if handler.request_streaming else _decoded(request)
+
+        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
+            method: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            try:
+                response = method(enter(request), context)
+                return await response if inspect.isawaitable(response) else response  # channelz is not async
+            except Exception as error:  # noqa: BLE001  # the edge: every error gets a status
+                await _abort(context, error)
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:  # noqa: ANN401
+            method: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            try:
+                async with aclosing(method(enter(request), context)) as responses:
+                    async for response in responses:
+                        yield response
+            except Exception as error:  # noqa: BLE001  # the edge: every error gets a status
+                await _abort(context, error)
+
+        shape: Any = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[(bool(handler.request_streaming), bool(handler.response_streaming))]
+        wrapped: grpc.RpcMethodHandler[Any, Any] = shape(
+            stream if handler.response_streaming else unary,
+            request_deserializer=_tolerant(handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Without this, grpc answers a truncated message with INTERNAL, as if the server were at fault."""
+
+    def convert(data: bytes) -> Any:  # noqa: ANN401
+        try:
+            return deserialize(data) if deserialize else data
+        except DecodeError:
+            return _Undecodable()
+
+    return convert
+
+
+def _decoded(request: Any) -> Any:  # noqa: ANN401
+    if isinstance(request, _Undecodable):
+        raise InvalidRequest([FieldViolation("", "the message is not valid protobuf")])
+    return request
+
+
+async def _decoded_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _decoded(request)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, FlashbulbError):
+        status = to_status(error)
+    else:
+        _log.error("unexpected error", exc_info=error)
+        status = fault_status()
+    await context.abort_with_status(rpc_status.to_status(status))
+    raise asyncio.CancelledError  # abort raises; this tells the type checker

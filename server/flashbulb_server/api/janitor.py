@@ -1,0 +1,107 @@
+"""What no caller asks for: expires overdue requests, repairs records without a job, ends requests whose workers were all lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from flashbulb_server.api.queueing import Queueing, Stores, job_of
+from flashbulb_server.config import QueueSettings
+from flashbulb_server.core import requests
+from flashbulb_server.core.requests import Failure, IllegalChange, Request, State
+from flashbulb_server.errors import FlashbulbError, QueueFull, RequestNotFound, StoreUnavailable, WorkerLost
+from flashbulb_server.messaging.lost import LostJobs
+
+_ORPHAN_SECONDS = 10.0  # a submission writes the record and then the job; after so long it has died between them
+_log = logging.getLogger(__name__)
+
+
+class Janitor:
+    """Runs beside the api; several replicas do no harm. `clock` gives unix seconds."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        queueing: Queueing,
+        lost: LostJobs,
+        settings: QueueSettings,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._stores = stores
+        self._queueing = queueing
+        self._lost = lost
+        self._settings = settings
+        self._clock = clock
+        self._scanned = 0
+        self._young: dict[str, Request] = {}
+
+    async def run(self) -> None:
+        """Cleans until it is cancelled."""
+        while True:
+            try:
+                await self.clean()
+            except FlashbulbError as err:
+                _log.warning("cleaning put off", extra={"reason": err.reason})
+            await asyncio.sleep(self._settings.janitor_seconds)
+
+    async def clean(self) -> None:
+        """One round. Raises StoreUnavailable."""
+        await self._end_lost()
+        await self._expire_overdue()
+        await self._repair_orphans()
+
+    async def _end_lost(self) -> None:
+        async for sequence, message in self._lost.waiting():
+            job = await self._stores.jobs.at(sequence)
+            if job is not None:
+                failure = Failure.of(WorkerLost(self._settings.max_attempts))
+                try:
+                    _, failed = await self._stores.records.change(
+                        job.owner,
+                        job.request_id,
+                        lambda r, f=failure: requests.fail(r, f, now=self._clock(), keep=self._settings.keep_seconds),  # type: ignore[misc]
+                    )
+                    await self._queueing.settle(failed)
+                    _log.error("request failed: workers lost", extra={"request_id": job.request_id})
+                except (IllegalChange, RequestNotFound):
+                    await self._stores.jobs.remove(job.request_id)
+            await message.ack()
+
+    async def _expire_overdue(self) -> None:
+        now = self._clock()
+        async for job in self._stores.jobs.jobs():
+            if job.start_deadline <= now:
+                try:
+                    await self._queueing.current(job.owner, job.request_id)
+                except RequestNotFound:
+                    await self._stores.jobs.remove(job.request_id)
+
+    async def _repair_orphans(self) -> None:
+        """Every record is looked at once after it was last written, which is when it can have been left without a job."""
+        async for stored in self._stores.records.written_after(self._scanned):
+            self._scanned = stored.revision
+            if stored.request.state is State.QUEUED:
+                self._young[stored.request.request_id] = stored.request
+            else:
+                self._young.pop(stored.request.request_id, None)
+        now = self._clock()
+        for request in [r for r in self._young.values() if now - r.create_time >= _ORPHAN_SECONDS]:
+            await self._repair(request)
+            del self._young[request.request_id]
+
+    async def _repair(self, request: Request) -> None:
+        if await self._stores.jobs.exists(request.request_id, request.priority):
+            return
+        try:
+            fresh = await self._queueing.current(request.owner, request.request_id)
+        except RequestNotFound:
+            return
+        if fresh.state is not State.QUEUED:
+            return
+        try:
+            await self._stores.jobs.publish(job_of(fresh), fresh.priority)
+        except QueueFull as err:
+            raise StoreUnavailable("queue") from err
+        _log.warning("request without a job repaired", extra={"request_id": request.request_id})

@@ -1,0 +1,195 @@
+"""`flashbulb-server`: the whole service on one host (`serve`), its two roles apart (`api`, `worker`), and its configuration (`config`).
+
+Reads the configuration, sets up the logs and hands over. A role is imported by its own command only: `api` never imports torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import SettingsError
+
+from flashbulb_server import config
+from flashbulb_server.config import Settings
+from flashbulb_server.observability import logs
+
+app = typer.Typer(name="flashbulb-server", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+_BAD_CONFIGURATION = 2
+
+_ReadyFile = Annotated[
+    Path | None, typer.Option(help="Where to write `{address, pid}` as JSON once the role serves.", dir_okay=False)
+]
+_ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
+
+
+def main() -> None:
+    """The command `flashbulb-server`."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flashbulb-server {version('flashbulb-server')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="TOML file of settings; the environment goes over it.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Prints the version and ends.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Flashbulb: a self-hosted gRPC service for real-time, few-step image generation."""
+    if config_file is not None:
+        config.use_file(config_file)
+
+
+@app.command()
+def serve(
+    data_dir: Annotated[
+        Path, typer.Option(help="Folder of everything that is kept: queue, files, keys, logs.", file_okay=False)
+    ] = Path("data"),
+    listen: Annotated[str | None, typer.Option(help="`host:port` of the gRPC server, over `api.listen`.")] = None,
+) -> None:
+    """Runs the whole service on this host: NATS, an S3 server, one api and one worker.
+
+    NATS and the S3 server are started unless their addresses are set (FLASHBULB_NATS__URL, FLASHBULB_FILES__ENDPOINT).
+    """
+    settings = _settings(listen=listen)
+    logs.set_up(settings.log, role="serve")
+    from flashbulb_server.supervisor.binary import ServerBinaryMissing
+    from flashbulb_server.supervisor.data_folder import DataFolder, FolderInUse
+    from flashbulb_server.supervisor.service import Service
+
+    async def run() -> int:
+        return await Service(settings, DataFolder(data_dir), announce=typer.echo).run()
+
+    try:
+        raise typer.Exit(asyncio.run(run()))
+    except (FolderInUse, ServerBinaryMissing) as err:
+        typer.echo(f"flashbulb-server: {err}", err=True)
+        raise typer.Exit(1) from err
+
+
+@app.command()
+def api(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False) -> None:
+    """Runs the api role: takes calls. Many may run; none imports torch."""
+    settings = _role_settings("api", exit_with_parent)
+    from flashbulb_server.app import run_api
+
+    raise typer.Exit(run_api(settings, ready_file))
+
+
+@app.command()
+def worker(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False) -> None:
+    """Runs the worker role: draws. One for each accelerator."""
+    settings = _role_settings("worker", exit_with_parent)
+    from flashbulb_server.app import run_worker
+
+    raise typer.Exit(run_worker(settings, ready_file))
+
+
+@app.command()
+def health(
+    address: Annotated[str | None, typer.Option(help="`host:port` to ask; by default the api's own.")] = None,
+) -> None:
+    """Ends with status 0 if an api serves, with 1 otherwise. For health checks of containers."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    settings = _settings().api
+    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    if settings.tls_certificate:
+        typer.echo("health: a port with TLS is checked by connecting to it, not by this command", err=True)
+        raise typer.Exit(_BAD_CONFIGURATION)
+    with grpc.insecure_channel(target) as channel:
+        try:
+            reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
+        except grpc.RpcError as err:
+            typer.echo(f"health: {target} does not answer", err=True)
+            raise typer.Exit(1) from err
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+    typer.echo(status)
+    raise typer.Exit(0 if status == "SERVING" else 1)
+
+
+@app.command("config")
+def show_config(
+    markdown: Annotated[bool, typer.Option("--markdown", help="Prints the table of all settings instead.")] = False,
+) -> None:
+    """Prints the settings as they stand, as JSON; secrets are masked."""
+    if markdown:
+        typer.echo(settings_table())
+    else:
+        typer.echo(json.dumps(_settings().model_dump(mode="json"), indent=2))
+
+
+def settings_table() -> str:
+    """Every setting with its variable, default and meaning, as a Markdown table."""
+    rows = [f"| `{config.CONFIG_FILE_VARIABLE}` | | TOML file of settings; the variables below go over it. |"]
+    for part_name, part_field in Settings.model_fields.items():
+        part = part_field.annotation
+        assert isinstance(part, type) and issubclass(part, BaseModel)
+        for name, field in part.model_fields.items():
+            default = _default_text(field.get_default(call_default_factory=True))
+            meaning = (field.description or "").replace("|", "\\|")
+            rows.append(f"| `FLASHBULB_{part_name.upper()}__{name.upper()}` | {default} | {meaning} |")
+    return "\n".join(("| variable | default | meaning |", "| --- | --- | --- |", *rows))
+
+
+def _default_text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "" or value == {}:
+        return ""
+    return f"`{json.dumps(value) if isinstance(value, bool) else value}`"
+
+
+def _role_settings(role: str, exit_with_parent: bool) -> Settings:
+    settings = _settings()
+    logs.set_up(settings.log, role=role)
+    if exit_with_parent:
+        from flashbulb_server.supervisor import process
+
+        process.exit_with_parent()
+    return settings
+
+
+def _settings(listen: str | None = None) -> Settings:
+    """The settings, with the flags over them. Bad ones end the process, all of them listed."""
+    try:
+        return Settings.model_validate({"api": {"listen": listen}}) if listen else Settings()
+    except ValidationError as err:
+        _refuse([_described(problem["loc"], problem["msg"]) for problem in err.errors()], err)
+    except (OSError, tomllib.TOMLDecodeError, SettingsError) as err:
+        _refuse([str(err)], err)
+
+
+def _described(location: tuple[int | str, ...], message: str) -> str:
+    words = [str(word) for word in location]
+    return f"{'.'.join(words)} (FLASHBULB_{'__'.join(words[:2]).upper()}): {message}"
+
+
+def _refuse(problems: list[str], cause: Exception) -> NoReturn:
+    typer.echo("flashbulb-server: the configuration is bad:", err=True)
+    for problem in problems:
+        typer.echo(f"  {problem}", err=True)
+    raise typer.Exit(_BAD_CONFIGURATION) from cause
+
+
+if __name__ == "__main__":
+    main()

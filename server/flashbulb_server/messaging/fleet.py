@@ -1,0 +1,155 @@
+"""Workers and their models: announced by workers, known by the api. Also how the api tells a worker to cancel a request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from flashbulb.internal.v1 import record_pb2
+from flashbulb.v1 import model_pb2
+from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.messaging.connection import unavailable
+from flashbulb_server.messaging.topology import MODELS, WORKER_SECONDS, WORKERS
+from flashbulb_server.wire.outputs import from_model, to_model
+from flashbulb_server.wire.records import Announcement, decode_announcement, encode_announcement
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A worker's answer to a cancellation. `held` False: it does not have the request (any more)."""
+
+    held: bool
+    step: int
+    total_steps: int
+
+
+class Fleet:
+    """The api's view of the workers, from what they announce. Reads cost nothing: announcements are held in memory."""
+
+    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+        self._nc = nc
+        self._js = js
+        self._workers: dict[str, tuple[float, Announcement]] = {}
+        self._models: dict[str, ModelInfo] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, nc: Client, js: JetStreamContext) -> AsyncIterator[Fleet]:
+        """Listens to the workers. Raises StoreUnavailable."""
+        fleet = cls(nc, js)
+        with unavailable():
+            subscriptions = [
+                await nc.subscribe(f"$KV.{WORKERS}.*", cb=fleet._on_worker),
+                await nc.subscribe(f"$KV.{MODELS}.*", cb=fleet._on_model),
+            ]
+            await fleet._load()
+        try:
+            yield fleet
+        finally:
+            for subscription in subscriptions:
+                if not nc.is_closed:
+                    await subscription.unsubscribe()
+
+    def workers(self) -> list[Announcement]:
+        """Workers that were heard of lately and do not drain."""
+        now = asyncio.get_running_loop().time()
+        return [a for heard, a in self._workers.values() if now - heard < WORKER_SECONDS and not a.draining]
+
+    def addresses(self) -> set[str]:
+        """Addresses of all workers that may still be drawing something, draining ones included."""
+        return {announcement.address for _, announcement in self._workers.values()}
+
+    def models(self) -> list[ModelInfo]:
+        """Models that some worker has installed, running or not."""
+        return list(self._models.values())
+
+    async def cancel(self, worker_id: str, request_id: str, *, seconds: float) -> Stopped | None:
+        """Asks a worker to stop a request at the next step. None: the worker does not answer."""
+        request = record_pb2.CancelJobRequest(request_id=request_id).SerializeToString()
+        try:
+            reply = await self._nc.request(f"workers.{worker_id}.cancel", request, timeout=seconds)
+        except (nats.errors.Error, TimeoutError):
+            return None
+        answer = record_pb2.CancelJobResponse.FromString(reply.data)
+        return Stopped(answer.stopped, answer.stopped_at_step, answer.total_steps)
+
+    async def _load(self) -> None:
+        for bucket, take in ((WORKERS, self._on_worker_data), (MODELS, self._on_model_data)):
+            stream = f"KV_{bucket}"
+            info = await self._js.stream_info(stream, subjects_filter=f"$KV.{bucket}.>")
+            for subject in info.state.subjects or {}:
+                message = await self._js.get_last_msg(stream, subject, direct=True)
+                take(message.data or b"")
+
+    async def _on_worker(self, message: Msg) -> None:
+        self._on_worker_data(message.data)
+
+    async def _on_model(self, message: Msg) -> None:
+        self._on_model_data(message.data)
+
+    def _on_worker_data(self, data: bytes) -> None:
+        if data:
+            now = asyncio.get_running_loop().time()
+            announcement = decode_announcement(data)
+            self._workers[announcement.worker_id] = (now, announcement)
+            for gone in [i for i, (heard, _) in self._workers.items() if now - heard > 10 * WORKER_SECONDS]:
+                del self._workers[gone]
+
+    def _on_model_data(self, data: bytes) -> None:
+        if data:
+            model = from_model(model_pb2.Model.FromString(data))
+            self._models[model.name] = model
+
+
+class Herald:
+    """The worker's voice: announces it and its models, and hears cancellations."""
+
+    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+        self._nc = nc
+        self._js = js
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Says that the worker is alive. Raises StoreUnavailable."""
+        with unavailable():
+            await self._js.publish(f"$KV.{WORKERS}.{announcement.worker_id}", encode_announcement(announcement))
+
+    async def announce_models(self, models: list[ModelInfo]) -> None:
+        """Says which models are installed; remembered for 30 days. Raises StoreUnavailable."""
+        with unavailable():
+            for model in models:
+                token = model.name.encode().hex()  # names hold characters that subjects may not
+                await self._js.publish(f"$KV.{MODELS}.{token}", to_model(model).SerializeToString())
+
+    @asynccontextmanager
+    async def hear_cancellations(
+        self, worker_id: str, stop: Callable[[str], Awaitable[Stopped]]
+    ) -> AsyncIterator[None]:
+        """Calls `stop(request_id)` for every cancellation sent to the worker, each on its own."""
+        async with asyncio.TaskGroup() as tasks:
+
+            async def answer(message: Msg) -> None:
+                request = record_pb2.CancelJobRequest.FromString(message.data)
+                stopped = await stop(request.request_id)
+                await message.respond(
+                    record_pb2.CancelJobResponse(
+                        stopped=stopped.held, stopped_at_step=stopped.step, total_steps=stopped.total_steps
+                    ).SerializeToString()
+                )
+
+            async def take(message: Msg) -> None:
+                tasks.create_task(answer(message))
+
+            with unavailable():
+                subscription = await self._nc.subscribe(f"workers.{worker_id}.cancel", cb=take)
+            try:
+                yield
+            finally:
+                if not self._nc.is_closed:
+                    await subscription.unsubscribe()

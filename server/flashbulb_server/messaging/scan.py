@@ -1,0 +1,42 @@
+"""Reads many messages of a stream at once, by batched direct get (NATS ADR-31). A batch costs one request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+from nats.aio.client import Client
+
+from flashbulb_server.messaging.connection import REQUEST_SECONDS, unavailable
+
+_BATCH = 256
+_STATUS = "Status"  # header of the reply that ends a batch
+
+
+async def scan(nc: Client, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[tuple[int, bytes]]:
+    """(sequence, data) of every message of the subject after a sequence, in order. Raises StoreUnavailable."""
+    while True:
+        batch = await _batch(nc, stream, subject, after)
+        for sequence, data in batch:
+            yield sequence, data
+        if len(batch) < _BATCH:
+            return
+        after = batch[-1][0]
+
+
+async def _batch(nc: Client, stream: str, subject: str, after: int) -> list[tuple[int, bytes]]:
+    query = json.dumps({"seq": after + 1, "next_by_subj": subject, "batch": _BATCH}).encode()
+    found: list[tuple[int, bytes]] = []
+    with unavailable():
+        inbox = nc.new_inbox()
+        replies = await nc.subscribe(inbox, max_msgs=_BATCH + 1)
+        try:
+            await nc.publish(f"$JS.API.DIRECT.GET.{stream}", query, reply=inbox)
+            while True:
+                reply = await replies.next_msg(timeout=REQUEST_SECONDS)
+                headers = reply.headers or {}
+                if _STATUS in headers or "Nats-Sequence" not in headers:
+                    return found
+                found.append((int(headers["Nats-Sequence"]), reply.data))
+        finally:
+            await replies.unsubscribe()

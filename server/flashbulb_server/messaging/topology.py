@@ -1,0 +1,141 @@
+"""The streams and buckets, made at start by whichever role comes first.
+
+JOBS       work queue, one durable consumer for each worker class and priority
+EVENTS     what happened to requests, in memory, so that a watch can resume
+LOST       JOBS messages that were delivered too often (advisories)
+requests   records; idempotency; workers (seconds); models
+"""
+
+from __future__ import annotations
+
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    KeyValueConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import BadRequestError
+
+from flashbulb_server.config import QueueSettings
+from flashbulb_server.core.requests import Priority
+from flashbulb_server.messaging.connection import unavailable
+
+JOBS = "JOBS"
+EVENTS = "EVENTS"
+LOST = "LOST"
+REQUESTS = "requests"
+IDEMPOTENCY = "idempotency"
+WORKERS = "workers"
+MODELS = "models"
+WORKER_SECONDS = 4.0  # a worker that was not heard of for so long is gone; it announces itself every second
+MODEL_SECONDS = 30 * 86_400.0  # a model stays installed while no worker runs, so that workers can be scaled to zero
+_EVENT_SECONDS = 3600.0
+_EVENT_BYTES = 256 * 1024 * 1024
+_EVENTS_PER_SUBJECT = 128
+_STREAM_NAME_IN_USE = 10058
+
+
+def consumer_name(worker_class: str, priority: Priority) -> str:
+    """Name of the durable consumer."""
+    return f"{worker_class}-{priority}"
+
+
+def job_subject(worker_class: str, priority: Priority, request_id: str) -> str:
+    """Subject of a job; `*` as id gives a consumer's filter."""
+    return f"jobs.{worker_class}.{priority}.{request_id}"
+
+
+async def ensure_topology(js: JetStreamContext, queue: QueueSettings, *, replicas: int) -> None:
+    """Makes streams and buckets that are missing, and brings changed limits into force. Raises StoreUnavailable."""
+    with unavailable():
+        await _ensure_stream(
+            js,
+            StreamConfig(
+                name=JOBS,
+                subjects=["jobs.*.*.*"],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                discard=DiscardPolicy.NEW,
+                max_msgs=queue.max_requests,
+                duplicate_window=120,
+                allow_direct=True,
+                num_replicas=replicas,
+            ),
+        )
+        await _ensure_stream(
+            js,
+            StreamConfig(
+                name=EVENTS,
+                subjects=["events.*.*"],
+                storage=StorageType.MEMORY,
+                discard=DiscardPolicy.OLD,
+                max_age=_EVENT_SECONDS,
+                max_bytes=_EVENT_BYTES,
+                max_msgs_per_subject=_EVENTS_PER_SUBJECT,
+                no_ack=True,
+                allow_direct=True,
+                num_replicas=replicas,
+            ),
+        )
+        await _ensure_stream(
+            js,
+            StreamConfig(
+                name=LOST,
+                subjects=[f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS}.*"],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                max_age=86_400,
+                num_replicas=replicas,
+            ),
+        )
+        await _ensure_bucket(js, KeyValueConfig(bucket=REQUESTS, replicas=replicas, direct=True, limit_marker_ttl=60))
+        await _ensure_bucket(
+            js, KeyValueConfig(bucket=IDEMPOTENCY, ttl=queue.idempotency_seconds, replicas=replicas, direct=True)
+        )
+        await _ensure_bucket(
+            js,
+            KeyValueConfig(
+                bucket=WORKERS, ttl=WORKER_SECONDS, storage=StorageType.MEMORY, replicas=replicas, direct=True
+            ),
+        )
+        await _ensure_bucket(js, KeyValueConfig(bucket=MODELS, ttl=MODEL_SECONDS, replicas=replicas, direct=True))
+
+
+async def ensure_consumers(js: JetStreamContext, queue: QueueSettings, worker_class: str) -> None:
+    """Makes the consumers of a worker class. Raises StoreUnavailable."""
+    with unavailable():
+        for priority in Priority:
+            await js.add_consumer(
+                JOBS,
+                ConsumerConfig(
+                    durable_name=consumer_name(worker_class, priority),
+                    filter_subject=job_subject(worker_class, priority, "*"),
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=queue.lease_seconds,
+                    max_deliver=queue.max_attempts,
+                    max_ack_pending=10_000,
+                    max_waiting=2048,
+                ),
+            )
+
+
+async def _ensure_stream(js: JetStreamContext, config: StreamConfig) -> None:
+    try:
+        await js.add_stream(config)
+    except BadRequestError as err:
+        if err.err_code != _STREAM_NAME_IN_USE:
+            raise
+        await js.update_stream(config)
+
+
+async def _ensure_bucket(js: JetStreamContext, config: KeyValueConfig) -> None:
+    try:
+        await js.create_key_value(config)
+    except BadRequestError as err:
+        if err.err_code != _STREAM_NAME_IN_USE:
+            raise
+        # Another release or another lifetime: the bucket keeps what it holds.

@@ -1,0 +1,158 @@
+"""The models and safety checkers of the settings, from folders on this machine; never from the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+import transformers
+
+from flashbulb_server.config import WorkerSettings
+from flashbulb_server.core.catalog import FAST_LCM, ModelInfo
+from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.pipeline import StepPipeline
+from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
+from flashbulb_server.pipelines.networks import load_networks
+from flashbulb_server.pipelines.safety import CHECKERS, SafetyChecker
+
+EMBEDDED_MODEL = "flashbulb/tiny"
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
+EMBEDDED_MAX_PIXELS = 4_194_304
+"""2048 x 2048: resampling costs little, the file still fits a message."""
+
+LEAST_MAX_PIXELS = 1_048_576
+"""The default size of the endpoint, 1024 x 1024, is never refused."""
+
+T = TypeVar("T")
+
+
+class UnusableFolder(Exception):
+    """A configured folder cannot be loaded; the message names it and the problem."""
+
+    def __init__(self, folder: Path, problem: object) -> None:
+        super().__init__(f"{folder}: {problem}")
+
+
+def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
+    """Every model of the settings by name, each warmed up; sets torch's threads for the process.
+
+    Raises UnusableFolder for the first folder that cannot be loaded.
+    """
+    _silence()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    checkers: dict[str, SafetyChecker] = {}
+    for version, folder in settings.safety_checkers.items():
+        checkers[version] = _loaded(folder, partial(CHECKERS[version], folder, device))
+    models: dict[str, StepPipeline[Any]] = {}
+    if settings.embedded_model:
+        models[EMBEDDED_MODEL] = load_embedded(device, dtype)
+    for name, folder in settings.models.items():
+        models[name] = load_folder(name, folder, device, dtype, checkers)
+    return models
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then Apple's Metal, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; `auto` is float16 on CUDA and float32 elsewhere."""
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def load_embedded(device: torch.device, dtype: torch.dtype) -> LatentConsistencyPipeline:
+    """The model inside this package. It draws one square size of things that nobody minds; other sizes are resampled from that."""
+    networks = _loaded(EMBEDDED_FOLDER, partial(load_networks, EMBEDDED_FOLDER, device, dtype))
+    info = ModelInfo(
+        name=EMBEDDED_MODEL,
+        endpoints=(FAST_LCM.id,),
+        native_size=networks.native_size,
+        resamples=True,
+        max_image_pixels=EMBEDDED_MAX_PIXELS,
+        fidelity=_fidelity(dtype),
+        safe_by_construction=True,
+        backend=_backend(device, dtype),
+    )
+    return _warm(LatentConsistencyPipeline(networks, info, {}))
+
+
+def load_folder(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype, checkers: Mapping[str, SafetyChecker]
+) -> LatentConsistencyPipeline:
+    """A latent consistency model in diffusers layout. Raises UnusableFolder."""
+    networks = _loaded(folder, partial(load_networks, folder, device, dtype))
+    info = ModelInfo(
+        name=name,
+        endpoints=(FAST_LCM.id,),
+        native_size=networks.native_size,
+        resamples=False,
+        max_image_pixels=max(LEAST_MAX_PIXELS, 4 * networks.native_size**2),
+        fidelity=_fidelity(dtype),
+        safety_checker_versions=tuple(sorted(checkers)),
+        backend=_backend(device, dtype),
+    )
+    return _warm(LatentConsistencyPipeline(networks, info, checkers))
+
+
+def _fidelity(dtype: torch.dtype) -> str:
+    return "EXACT" if dtype == torch.float32 else "CLOSE"
+
+
+def _backend(device: torch.device, dtype: torch.dtype) -> str:
+    return f"torch {device.type} {str(dtype).removeprefix('torch.')}"
+
+
+def _warm(pipeline: LatentConsistencyPipeline) -> LatentConsistencyPipeline:
+    """Two small steps: both kinds of step, the first and the last."""
+    side = min(pipeline.info.native_size, 128)
+    pipeline.warm_up(
+        TextToImageSpec(
+            endpoint=FAST_LCM.id,
+            model_name=pipeline.info.name,
+            prompt="",
+            negative_prompt="",
+            width=side,
+            height=side,
+            num_inference_steps=2,
+            seed=0,
+            guidance_scale=1.5,
+            sync_mode=False,
+            num_images=1,
+            enable_safety_checker=False,
+            safety_checker_version="v1",
+            expand_prompt=False,
+            format="png",
+            guidance_rescale=0.0,
+            request_id="",
+        )
+    )
+    return pipeline
+
+
+def _loaded(folder: Path, load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UnusableFolder(folder, error) from error
+
+
+def _silence() -> None:
+    """The libraries' hints are for people at a prompt; what matters is raised."""
+    libraries: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -1,0 +1,137 @@
+"""Results, progress and models between protobuf and core."""
+
+from __future__ import annotations
+
+from flashbulb.v1 import generation_pb2, image_pb2, model_pb2
+from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.generation import DrawnImage, GenerationResult, PreviewImage, Progress
+from flashbulb_server.core.requests import LogLevel, LogLine
+from flashbulb_server.wire.inputs import to_input, to_spec
+from flashbulb_server.wire.times import from_timestamp, to_timestamp
+
+
+def to_output(result: GenerationResult) -> generation_pb2.GenerationOutput:
+    """The result as callers see it. Keys of stored images are not part of it."""
+    return generation_pb2.GenerationOutput(
+        images=[_to_image(image) for image in result.images],
+        timings=dict(result.timings),
+        seed=result.spec.seed,
+        has_nsfw_concepts=result.has_nsfw_concepts,
+        prompt=result.spec.prompt,
+        request_id=result.spec.request_id,
+        resolved_input=to_input(result.spec),
+        fidelity=generation_pb2.Fidelity.Value(f"FIDELITY_{result.fidelity}"),
+        mean_batch_size=result.mean_batch_size,
+    )
+
+
+def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] = ()) -> GenerationResult:
+    """The result; `keys` are those of the stored images, in order, if there are any."""
+    padded = keys or ("",) * len(output.images)
+    return GenerationResult(
+        spec=to_spec(output.resolved_input),
+        images=tuple(_from_image(image, key) for image, key in zip(output.images, padded, strict=True)),
+        has_nsfw_concepts=tuple(output.has_nsfw_concepts),
+        fidelity=generation_pb2.Fidelity.Name(output.fidelity).removeprefix("FIDELITY_"),
+        mean_batch_size=output.mean_batch_size,
+        timings=dict(output.timings),
+    )
+
+
+def _to_image(image: DrawnImage) -> image_pb2.Image:
+    return image_pb2.Image(
+        url=image.url,
+        content=image.content,
+        content_type=image.content_type,
+        width=image.width,
+        height=image.height,
+        native_width=image.native_width,
+        native_height=image.native_height,
+        size_bytes=image.size_bytes,
+        seed=image.seed,
+        url_expire_time=to_timestamp(image.url_expire_time),
+    )
+
+
+def _from_image(image: image_pb2.Image, key: str) -> DrawnImage:
+    return DrawnImage(
+        content_type=image.content_type,
+        width=image.width,
+        height=image.height,
+        native_width=image.native_width,
+        native_height=image.native_height,
+        size_bytes=image.size_bytes,
+        seed=image.seed,
+        key=key,
+        content=image.content,
+        url=image.url,
+        url_expire_time=from_timestamp(image.url_expire_time),
+    )
+
+
+def to_progress(progress: Progress) -> generation_pb2.StepProgress:
+    """A finished step."""
+    return generation_pb2.StepProgress(step=progress.step, total_steps=progress.total_steps)
+
+
+def from_progress(progress: generation_pb2.StepProgress) -> Progress:
+    """A finished step."""
+    return Progress(progress.step, progress.total_steps)
+
+
+def to_preview(preview: PreviewImage) -> generation_pb2.Preview:
+    """A preview."""
+    return generation_pb2.Preview(
+        image_index=preview.image_index, step=preview.step, content=preview.content, content_type="image/jpeg"
+    )
+
+
+def from_preview(preview: generation_pb2.Preview) -> PreviewImage:
+    """A preview."""
+    return PreviewImage(preview.image_index, preview.step, preview.content)
+
+
+def to_log(line: LogLine) -> generation_pb2.LogEntry:
+    """A log line."""
+    return generation_pb2.LogEntry(
+        log_time=to_timestamp(line.time),
+        level=generation_pb2.LogLevel.Value(f"LOG_LEVEL_{line.level}"),
+        message=line.message,
+    )
+
+
+def from_log(entry: generation_pb2.LogEntry) -> LogLine:
+    """A log line."""
+    level = generation_pb2.LogLevel.Name(entry.level).removeprefix("LOG_LEVEL_")
+    return LogLine(from_timestamp(entry.log_time), LogLevel(level), entry.message)
+
+
+def to_model(model: ModelInfo, live_workers: int = 0) -> model_pb2.Model:
+    """A model as ModelService lists it and as workers announce it."""
+    return model_pb2.Model(
+        name=model.name,
+        endpoints=model.endpoints,
+        native_size=model.native_size,
+        resamples=model.resamples,
+        max_image_pixels=model.max_image_pixels,
+        fidelity=generation_pb2.Fidelity.Value(f"FIDELITY_{model.fidelity}"),
+        live_workers=live_workers,
+        safety_checker_versions=model.safety_checker_versions,
+        safe_by_construction=model.safe_by_construction,
+        backend=model.backend,
+    )
+
+
+def from_model(model: model_pb2.Model) -> ModelInfo:
+    """A model as a worker announced it."""
+    return ModelInfo(
+        name=model.name,
+        endpoints=tuple(model.endpoints),
+        native_size=model.native_size,
+        resamples=model.resamples,
+        max_image_pixels=model.max_image_pixels,
+        fidelity=generation_pb2.Fidelity.Name(model.fidelity).removeprefix("FIDELITY_"),
+        safety_checker_versions=tuple(model.safety_checker_versions),
+        safe_by_construction=model.safe_by_construction,
+        backend=model.backend,
+    )

@@ -1,0 +1,216 @@
+"""What stands in the stores and travels between roles: records, jobs, events, announcements. Bytes out, values in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flashbulb.internal.v1 import engine_pb2, record_pb2
+from flashbulb.v1 import queue_pb2
+from flashbulb_server.core.generation import PreviewImage, Progress
+from flashbulb_server.core.requests import Failure, LogLine, Priority, Request, State
+from flashbulb_server.wire.inputs import to_input, to_spec
+from flashbulb_server.wire.outputs import (
+    from_log,
+    from_output,
+    from_preview,
+    from_progress,
+    to_log,
+    to_output,
+    to_preview,
+    to_progress,
+)
+from flashbulb_server.wire.times import from_timestamp, to_timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job in the queue; the record holds the input. `start_deadline` in unix seconds."""
+
+    request_id: str
+    owner: str
+    start_deadline: float
+    model_name: str
+    num_images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a request: a state (read the record), a log line, a step, or a preview. `time` in unix seconds."""
+
+    sequence: int
+    time: float
+    body: State | LogLine | Progress | PreviewImage
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a worker says of itself. `seconds_per_image` 0 while nothing was measured."""
+
+    worker_id: str
+    address: str
+    models: tuple[str, ...]
+    capacity: int
+    in_flight: int
+    seconds_per_image: float
+    draining: bool
+    time: float
+
+
+def to_state(state: State) -> queue_pb2.GenerationRequest.State.ValueType:
+    """The state as protobuf numbers it."""
+    return queue_pb2.GenerationRequest.State.Value(f"STATE_{state}")
+
+
+def from_state(number: queue_pb2.GenerationRequest.State.ValueType) -> State:
+    """The state of a number. ValueError if it is unspecified or unknown."""
+    return State(queue_pb2.GenerationRequest.State.Name(number).removeprefix("STATE_"))
+
+
+def to_priority(priority: Priority) -> queue_pb2.Priority.ValueType:
+    """The priority as protobuf numbers it."""
+    return queue_pb2.Priority.Value(f"PRIORITY_{priority.upper()}")
+
+
+def from_priority(number: queue_pb2.Priority.ValueType) -> Priority:
+    """The priority of a number; absent is NORMAL. ValueError if it is unknown."""
+    if number == queue_pb2.PRIORITY_UNSPECIFIED:
+        return Priority.NORMAL
+    return Priority(queue_pb2.Priority.Name(number).removeprefix("PRIORITY_").lower())
+
+
+def encode_request(request: Request) -> bytes:
+    """A record."""
+    record = record_pb2.RequestRecord(
+        request_id=request.request_id,
+        owner=request.owner,
+        input=to_input(request.spec),
+        state=to_state(request.state),
+        priority=to_priority(request.priority),
+        runner_hint=request.runner_hint,
+        create_time=to_timestamp(request.create_time),
+        start_deadline=to_timestamp(request.start_deadline),
+        start_time=to_timestamp(request.start_time),
+        end_time=to_timestamp(request.end_time),
+        expire_time=to_timestamp(request.expire_time),
+        attempt=request.attempt,
+        worker_id=request.worker_id,
+        sequence=request.sequence,
+        steps_done=request.steps_done,
+        total_steps=request.total_steps,
+        logs=[to_log(line) for line in request.logs],
+    )
+    if request.result is not None:
+        record.output.CopyFrom(to_output(request.result))
+        record.image_keys.extend(image.key for image in request.result.images)
+    if request.failure is not None:
+        record.failure.reason = request.failure.reason
+        record.failure.message = request.failure.message
+        record.failure.metadata.update(request.failure.metadata)
+    return record.SerializeToString()
+
+
+def decode_request(data: bytes) -> Request:
+    """The request of a record."""
+    record = record_pb2.RequestRecord.FromString(data)
+    outcome = record.WhichOneof("outcome")
+    failure = record.failure
+    return Request(
+        request_id=record.request_id,
+        owner=record.owner,
+        spec=to_spec(record.input),
+        state=from_state(record.state),
+        priority=from_priority(record.priority),
+        runner_hint=record.runner_hint,
+        create_time=from_timestamp(record.create_time),
+        start_deadline=from_timestamp(record.start_deadline),
+        start_time=from_timestamp(record.start_time),
+        end_time=from_timestamp(record.end_time),
+        expire_time=from_timestamp(record.expire_time),
+        attempt=record.attempt,
+        worker_id=record.worker_id,
+        sequence=record.sequence,
+        steps_done=record.steps_done,
+        total_steps=record.total_steps,
+        logs=tuple(from_log(entry) for entry in record.logs),
+        result=from_output(record.output, tuple(record.image_keys)) if outcome == "output" else None,
+        failure=Failure(failure.reason, failure.message, dict(failure.metadata)) if outcome == "failure" else None,
+    )
+
+
+def encode_job(job: Job) -> bytes:
+    """A job."""
+    return record_pb2.Job(
+        request_id=job.request_id,
+        owner=job.owner,
+        start_deadline=to_timestamp(job.start_deadline),
+        model_name=job.model_name,
+        num_images=job.num_images,
+    ).SerializeToString()
+
+
+def decode_job(data: bytes) -> Job:
+    """The job of a message."""
+    job = record_pb2.Job.FromString(data)
+    return Job(job.request_id, job.owner, from_timestamp(job.start_deadline), job.model_name, job.num_images)
+
+
+def encode_event(event: Event) -> bytes:
+    """An event."""
+    message = record_pb2.Event(sequence=event.sequence, event_time=to_timestamp(event.time))
+    match event.body:
+        case State():
+            message.state = to_state(event.body)
+        case LogLine():
+            message.log.CopyFrom(to_log(event.body))
+        case Progress():
+            message.progress.CopyFrom(to_progress(event.body))
+        case PreviewImage():
+            message.preview.CopyFrom(to_preview(event.body))
+    return message.SerializeToString()
+
+
+def decode_event(data: bytes) -> Event | None:
+    """The event of a message, or None if a newer release made it and it is not known here."""
+    message = record_pb2.Event.FromString(data)
+    body: State | LogLine | Progress | PreviewImage
+    match message.WhichOneof("event"):
+        case "state":
+            body = from_state(message.state)
+        case "log":
+            body = from_log(message.log)
+        case "progress":
+            body = from_progress(message.progress)
+        case "preview":
+            body = from_preview(message.preview)
+        case _:
+            return None
+    return Event(message.sequence, from_timestamp(message.event_time), body)
+
+
+def encode_announcement(announcement: Announcement) -> bytes:
+    """An announcement."""
+    return engine_pb2.WorkerAnnouncement(
+        worker_id=announcement.worker_id,
+        address=announcement.address,
+        models=announcement.models,
+        capacity=announcement.capacity,
+        in_flight=announcement.in_flight,
+        seconds_per_image=announcement.seconds_per_image,
+        draining=announcement.draining,
+        announce_time=to_timestamp(announcement.time),
+    ).SerializeToString()
+
+
+def decode_announcement(data: bytes) -> Announcement:
+    """The announcement of a message."""
+    message = engine_pb2.WorkerAnnouncement.FromString(data)
+    return Announcement(
+        worker_id=message.worker_id,
+        address=message.address,
+        models=tuple(message.models),
+        capacity=message.capacity,
+        in_flight=message.in_flight,
+        seconds_per_image=message.seconds_per_image,
+        draining=message.draining,
+        time=from_timestamp(message.announce_time),
+    )

@@ -1,0 +1,30 @@
+"""Unix seconds as protobuf timestamps. 0 is "not yet" and becomes an absent field."""
+
+from __future__ import annotations
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+
+def to_timestamp(seconds: float) -> Timestamp | None:
+    """A timestamp to the nanosecond, or None for 0."""
+    if not seconds:
+        return None
+    nanos = round(seconds * 1e9)
+    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def from_timestamp(timestamp: Timestamp) -> float:
+    """Unix seconds; 0 if it is absent."""
+    return timestamp.seconds + timestamp.nanos / 1e9
+
+
+def to_duration(seconds: float) -> Duration:
+    """A span, not negative."""
+    nanos = max(0, round(seconds * 1e9))
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def from_duration(duration: Duration) -> float:
+    """Seconds."""
+    return duration.seconds + duration.nanos / 1e9
