@@ -22,7 +22,7 @@ install: $(VENV)/.installed ## Makes .venv with everything in it.
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Draws PROMPT="a red apple" through the whole service into out/, then stops everything.
-	$(BIN)/python -m tests.demo "$(PROMPT)"
+	$(BIN)/python client/python/examples/demo.py "$(PROMPT)"
 
 .PHONY: serve
 serve: $(VENV)/.installed ## Starts the service on this host (gRPC on :50051, data in ./data).

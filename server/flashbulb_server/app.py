@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from flashbulb_server.config import Settings
+from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.events import EventBus
@@ -115,9 +116,7 @@ async def api(settings: Settings) -> AsyncIterator[str]:
             models=ModelServicer(fleet),
         )
         janitor = Janitor(stores, queueing, await LostJobs.open(js), settings.queue, clock=time.time)
-        sweeper = Sweeper(
-            files, keep_seconds=settings.queue.keep_seconds, every_seconds=settings.files.sweep_seconds
-        )
+        sweeper = Sweeper(files, keep_seconds=settings.queue.keep_seconds, every_seconds=settings.files.sweep_seconds)
         await stack.enter_async_context(_background(janitor.run(), sweeper.run()))
         yield await stack.enter_async_context(serve(servicers, keys, settings.api))
 
@@ -219,7 +218,7 @@ class _Voice:
 @asynccontextmanager
 async def _background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Runs them while the context is open, then cancels them. One that fails ends the role."""
-    async with asyncio.TaskGroup() as tasks:
+    async with task_group() as tasks:
         running = [tasks.create_task(coroutine) for coroutine in coroutines]
         try:
             yield
@@ -232,7 +231,7 @@ async def _background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[N
 async def _until_drained(jobs: JobLoop, drain_seconds: float) -> AsyncIterator[None]:
     """Works on jobs while the context is open, then finishes those in hand."""
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
+    async with task_group() as tasks:
         tasks.create_task(jobs.run(drain_seconds=drain_seconds, stop=stop))
         try:
             yield

@@ -127,6 +127,12 @@ class ScriptedServer:
         if self._server is not None:
             self._server.stop(0).wait(LIMIT)
 
+    def restart(self) -> None:
+        """Ends every call and comes back on the same port."""
+        self.stop()
+        self._stopping.clear()
+        self.start(self.port)
+
     def verify(self) -> None:
         assert not self.unexpected, f"calls that were not expected: {self.unexpected}"
         assert not self._script, f"replies that were not used: {[rpc for rpc, _ in self._script]}"
@@ -212,7 +218,9 @@ def stepped(sequence: int, step: int, total: int = 4) -> queue_pb2.WatchStatusRe
     return queue_pb2.WatchStatusResponse(sequence=sequence, progress=progress)
 
 
-def output(count: int = 1, *, content: bytes = b"jpeg", url: str = "http://127.0.0.1:9/p.jpeg") -> generation_pb2.GenerationOutput:
+def output(
+    count: int = 1, *, content: bytes = b"jpeg", url: str = "http://127.0.0.1:9/p.jpeg"
+) -> generation_pb2.GenerationOutput:
     """The pictures of a request, 512 x 512 drawn at 64 x 64."""
     images = [
         image_pb2.Image(

@@ -20,7 +20,13 @@ async def test_subscribe_submits_watches_and_answers(client, server):
     server.expect("Submit", submitted())
     server.expect(
         "WatchStatus",
-        [changed(0, QUEUED, queue_position=2), changed(3, RUNNING), stepped(4, 1), stepped(5, 4), changed(6, SUCCEEDED)],
+        [
+            changed(0, QUEUED, queue_position=2),
+            changed(3, RUNNING),
+            stepped(4, 1),
+            stepped(5, 4),
+            changed(6, SUCCEEDED),
+        ],
     )
     server.expect("GetResult", finished(count=2))
     events = []
@@ -66,7 +72,9 @@ async def test_a_watch_asks_for_logs_and_previews_and_skips_what_it_does_not_kno
     log = generation_pb2.LogEntry(level=generation_pb2.LOG_LEVEL_WARN, message="slow")
     log.log_time.FromDatetime(datetime(2030, 1, 2, tzinfo=UTC))
     preview = generation_pb2.Preview(image_index=1, step=2, content=b"j", content_type="image/jpeg")
-    unknown = queue_pb2.WatchStatusResponse.FromString(b"\x08\x03\xaa\x06\x01x")  # sequence 3, and a member 101 of later times
+    unknown = queue_pb2.WatchStatusResponse.FromString(
+        b"\x08\x03\xaa\x06\x01x"
+    )  # sequence 3, and a member 101 of later times
     server.expect(
         "WatchStatus",
         [
@@ -94,7 +102,9 @@ async def test_a_handle_knows_its_request(client, server):
     server.expect("GetResult", finished("r9"))
     server.expect(
         "Cancel",
-        queue_pb2.CancelResponse(previous_state=SUCCEEDED, request=scripted.request("r9", SUCCEEDED), stopped_at_step=4),
+        queue_pb2.CancelResponse(
+            previous_state=SUCCEEDED, request=scripted.request("r9", SUCCEEDED), stopped_at_step=4
+        ),
     )
     handle = await client.submit(flashbulb.TextToImage("a"), seed=3, idempotency_key="mine")
 

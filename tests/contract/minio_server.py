@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import urllib3
@@ -24,6 +25,8 @@ class MinioServer:
         self.data_dir = data_dir
         self._keys = {"MINIO_ROOT_USER": access_key, "MINIO_ROOT_PASSWORD": secret_key, "MINIO_UPDATE": "off"}
         self._ports = free_ports(2)
+        self._binary = shutil.which(MINIO_BIN)
+        assert self._binary, f"MINIO_BIN names no program: {MINIO_BIN}"
         self.endpoint = f"{LOOPBACK}:{self._ports[0]}"
 
     @property
@@ -31,7 +34,7 @@ class MinioServer:
         port, console = self._ports
         environment = [f"{name}={value}" for name, value in self._keys.items()]
         addresses = ["--address", f"{LOOPBACK}:{port}", "--console-address", f"{LOOPBACK}:{console}"]
-        return ("env", *environment, MINIO_BIN, "server", str(self.data_dir), *addresses)
+        return ("env", *environment, os.path.abspath(self._binary), "server", str(self.data_dir), *addresses)
 
     def write_config(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ class MinioServer:
     def _answers(self) -> bool:
         with urllib3.PoolManager(timeout=2, retries=False) as pool:
             try:
-                return pool.request("GET", f"http://{self.endpoint}/minio/health/ready").status == 200
+                return pool.request("GET", f"http://{self.endpoint}/minio/health/ready").status < 500  # 503 until it is
             except (urllib3.exceptions.HTTPError, OSError):
                 return False
 

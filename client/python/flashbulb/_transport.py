@@ -51,8 +51,8 @@ class Transport:
     async def close(self) -> None:
         """Closes the channel and ends its calls. Idempotent."""
         self._closed = True
-        if "_channel" in vars(self):
-            await self._channel.close()
+        if "_made" in vars(self):
+            await self._made.close()
 
     @cached_property
     def queue(self) -> queue_pb2_grpc.QueueServiceAsyncStub:
@@ -86,7 +86,7 @@ class Transport:
 
         async def attempt() -> Response:
             left = max(0.0, deadline - time.monotonic())
-            return await _answer(method(request, timeout=left, metadata=self._open()))
+            return await self._answer(method(request, timeout=left, metadata=self._open()))
 
         return await retry(attempt, repeatable=True, deadline=deadline)
 
@@ -107,7 +107,7 @@ class Transport:
         async def attempt() -> Response:
             await self.connect(end)
             left = None if end is None else max(0.0, end - time.monotonic())
-            return await _answer(method(request, timeout=left, metadata=self._open()))
+            return await self._answer(method(request, timeout=left, metadata=self._open()))
 
         return await retry(attempt, repeatable=False, deadline=end or start + self.timeout)
 
@@ -122,7 +122,7 @@ class Transport:
         """
 
         async def attempt() -> Response:
-            return await _answer(method(messages(), metadata=self._open()))
+            return await self._answer(method(messages(), metadata=self._open()))
 
         return await retry(attempt, repeatable=True, deadline=time.monotonic() + self.timeout)
 
@@ -144,7 +144,7 @@ class Transport:
                     return
                 yield cast("Response", message)
         except grpc.aio.AioRpcError as error:
-            raise from_call(error) from error
+            raise self._named(error) from error
         except TimeoutError as error:
             raise Unavailable(f"nothing heard from {self.settings.target} for {silence:g} s") from error
         finally:
@@ -190,14 +190,34 @@ class Transport:
         except TimeoutError as error:
             raise Unavailable(f"{self.settings.target} cannot be reached") from error
 
+    async def _answer(self, call: Awaitable[Response]) -> Response:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise self._named(error) from error
+
+    def _named(self, error: grpc.aio.AioRpcError) -> FlashbulbError:
+        """The error; where it is not the server that speaks, the message says which server does not."""
+        ours = from_call(error)
+        if isinstance(ours, Unavailable) and not ours.reason:
+            return Unavailable(
+                f"no answer from {self.settings.target}: {ours.message}", code=ours.code, retry_after=ours.retry_after
+            )
+        return ours
+
     def _open(self) -> tuple[tuple[str, str], ...]:
         """The metadata of a call. RuntimeError after close."""
         if self._closed:
             raise RuntimeError("the client is closed")
         return self._metadata
 
-    @cached_property
+    @property
     def _channel(self) -> grpc.aio.Channel:
+        self._open()  # gRPC takes a stub of a closed channel for a live one, and corrupts memory
+        return self._made
+
+    @cached_property
+    def _made(self) -> grpc.aio.Channel:
         options = [*OPTIONS.items(), ("grpc.primary_user_agent", f"flashbulb-python/{version('flashbulb')}")]
         if not self.settings.secure:
             return grpc.aio.insecure_channel(self.settings.target, options)
@@ -208,10 +228,3 @@ class Transport:
             except OSError as error:
                 raise ConfigurationError(f"cannot read the certificates to trust: {error}") from error
         return grpc.aio.secure_channel(self.settings.target, grpc.ssl_channel_credentials(roots), options)
-
-
-async def _answer(call: Awaitable[Response]) -> Response:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise from_call(error) from error

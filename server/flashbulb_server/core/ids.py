@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
-_FORM = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _last_millis = 0
 _last_counter = 0
 
@@ -27,7 +27,7 @@ def new_request_id(now: float) -> str:
 
 def is_request_id(text: str) -> bool:
     """Whether it has the form of an id. Others need not be looked up."""
-    return _FORM.match(text) is not None
+    return _FORM.fullmatch(text) is not None
 
 
 def created_at(request_id: str) -> float:

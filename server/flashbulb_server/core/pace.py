@@ -45,7 +45,8 @@ class Pace:
 
         `lanes`: how many will share its calls, its own included; `ahead`: pictures that must be finished before it comes in.
         """
-        calls = {count: seconds for (name, count), seconds in self._call.items() if name == model}
+        known = list(self._call.items())  # in one go: another thread may be observing
+        calls = {count: seconds for (name, count), seconds in known if name == model}
         if not calls:
             return 0.0
         nearest = min(calls, key=lambda count: (abs(count - lanes), count))

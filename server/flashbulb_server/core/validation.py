@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-import math
+import re
+import reprlib
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -26,6 +27,9 @@ from flashbulb_server.core.generation import TextToImageSpec
 from flashbulb_server.errors import EndpointUnavailable, FieldViolation, InvalidRequest, SafetyCheckerUnavailable
 
 DEFAULT_SIDE = 512  # of custom dimensions, when one is left out
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
+_shown = reprlib.Repr()  # a bad value is quoted in the answer, which must stay small
+_shown.maxstring = 100
 
 
 def resolve(
@@ -75,7 +79,7 @@ def _model(
     found = next((m for m in available if m.name == name), None)
     if found is None:
         names = ", ".join(m.name for m in available)
-        violations.append(FieldViolation("model_name", f"{name!r} is not installed; installed: {names}"))
+        violations.append(FieldViolation("model_name", f"{_shown.repr(name)} is not installed; installed: {names}"))
     return found
 
 
@@ -114,7 +118,7 @@ def _value(field: Field, value: object, violations: list[FieldViolation]) -> obj
         return None
     if field.kind is Kind.SIZE:
         return _dimensions(value)
-    return value
+    return float(value) if field.kind is Kind.NUMBER else value  # type: ignore[arg-type]  # _number_problem passed it
 
 
 def _problem(field: Field, value: object) -> tuple[str, str] | None:
@@ -142,21 +146,18 @@ def _text_problem(field: Field, value: object) -> str | None:
         return "must not be empty"
     if field.maximum is not None and len(value) > field.maximum:
         return f"has {len(value)} characters, at most {int(field.maximum)} are allowed"
-    if any(ord(c) < 32 and c not in "\t\n\r" for c in value):
+    if _UNPRINTABLE.search(value):
         return "must not hold control characters"
     return None
 
 
 def _number_problem(field: Field, value: object) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, int if field.kind is Kind.INTEGER else (int, float)):
-        return f"must be a whole number: {value!r}" if field.kind is Kind.INTEGER else f"must be a number: {value!r}"
-    low, high = field.minimum, field.maximum
-    if not math.isfinite(value) or (low is not None and value < low) or (high is not None and value > high):
-        return (
-            f"must be from {low:g} to {high}, not {value}"
-            if high == MAX_SEED
-            else f"must be from {low:g} to {high:g}, not {value:g}"
-        )
+    whole = field.kind is Kind.INTEGER
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return f"must be a {'whole ' if whole else ''}number, not {_shown.repr(value)}"
+    assert field.minimum is not None and field.maximum is not None, "every number of the catalog has a range"
+    if not field.minimum <= value <= field.maximum:  # NaN is in no range
+        return f"must be from {field.minimum} to {field.maximum}, not {_shown.repr(value)}"
     return None
 
 
@@ -167,7 +168,7 @@ def _size_problem(field: Field, value: object) -> tuple[str, str] | None:
             if value in field.choices
             else (field.name, f"must be one of {', '.join(field.choices)}, or dimensions")
         )
-    if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) for side in value)):
+    if not (isinstance(value, tuple) and len(value) == 2 and all(type(side) is int for side in value)):  # no bool
         return (field.name, "must be a named size, or width and height")
     high = int(field.maximum or 0)
     bad = [name for name, side in zip(("width", "height"), value, strict=True) if side < 0 or side > high]

@@ -20,15 +20,32 @@ _log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def connect(settings: NatsSettings, *, name: str, wait_seconds: float = 30.0) -> AsyncIterator[Client]:
-    """A connection that heals itself. Raises StoreUnavailable if no server answers within `wait_seconds`."""
+async def connect(
+    settings: NatsSettings,
+    *,
+    name: str,
+    wait_seconds: float = 30.0,
+    on_restored: Callable[[Client], Awaitable[None]] | None = None,
+) -> AsyncIterator[Client]:
+    """A connection that heals itself. Raises StoreUnavailable if no server answers within `wait_seconds`.
+
+    `on_restored` is called after it was healed, to make again what a restarted server has forgotten.
+    """
     closing = False
 
     async def on_disconnect() -> None:
         if not closing:
             _log.warning("connection to the queue lost")
 
-    client = await _first_connection(settings, name, wait_seconds, on_disconnect)
+    async def on_reconnect() -> None:
+        _log.info("connection to the queue restored")
+        if on_restored is not None:
+            try:
+                await on_restored(client)
+            except Exception:  # nats-py would take it for a failed connection, and connect once more
+                _log.exception("the queue could not be made ready again")
+
+    client = await _first_connection(settings, name, wait_seconds, on_disconnect, on_reconnect)
     try:
         yield client
     finally:
@@ -37,12 +54,16 @@ async def connect(settings: NatsSettings, *, name: str, wait_seconds: float = 30
 
 
 async def _first_connection(
-    settings: NatsSettings, name: str, wait_seconds: float, on_disconnect: Callable[[], Awaitable[None]]
+    settings: NatsSettings,
+    name: str,
+    wait_seconds: float,
+    on_disconnect: Callable[[], Awaitable[None]],
+    on_reconnect: Callable[[], Awaitable[None]],
 ) -> Client:
-    deadline = asyncio.get_running_loop().time() + wait_seconds
     token = settings.token.get_secret_value() if settings.token else None
-    while True:
-        try:
+    try:
+        # nats-py tries for ever by itself, the first time too, because of max_reconnect_attempts.
+        async with asyncio.timeout(wait_seconds):
             return await nats.connect(
                 settings.url.split(","),
                 name=name,
@@ -52,20 +73,14 @@ async def _first_connection(
                 max_reconnect_attempts=-1,
                 error_cb=_on_error,
                 disconnected_cb=on_disconnect,
-                reconnected_cb=_on_reconnect,
+                reconnected_cb=on_reconnect,
             )
-        except (nats.errors.Error, OSError, TimeoutError) as err:
-            if asyncio.get_running_loop().time() >= deadline:
-                raise StoreUnavailable("queue") from err
-            await asyncio.sleep(0.05)
+    except (nats.errors.Error, OSError, TimeoutError) as err:
+        raise StoreUnavailable("queue") from err
 
 
 async def _on_error(error: Exception) -> None:
     _log.debug("nats: %s", error)
-
-
-async def _on_reconnect() -> None:
-    _log.info("connection to the queue restored")
 
 
 @contextmanager

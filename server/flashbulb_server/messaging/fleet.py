@@ -15,6 +15,7 @@ from nats.js import JetStreamContext
 from flashbulb.internal.v1 import record_pb2
 from flashbulb.v1 import model_pb2
 from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.tasks import task_group
 from flashbulb_server.messaging.connection import unavailable
 from flashbulb_server.messaging.topology import MODELS, WORKER_SECONDS, WORKERS
 from flashbulb_server.wire.outputs import from_model, to_model
@@ -132,7 +133,7 @@ class Herald:
         self, worker_id: str, stop: Callable[[str], Awaitable[Stopped]]
     ) -> AsyncIterator[None]:
         """Calls `stop(request_id)` for every cancellation sent to the worker, each on its own."""
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
 
             async def answer(message: Msg) -> None:
                 request = record_pb2.CancelJobRequest.FromString(message.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import nats.errors
 from nats.aio.client import Client
@@ -116,8 +116,9 @@ class Lease:
         self.attempt = message.metadata.num_delivered
 
     async def renew(self) -> None:
-        """Says that the worker is alive; must come more often than the lease lasts."""
-        await self._message.in_progress()
+        """Says that the worker is alive; must come more often than the lease lasts. Never fails: an outage may cost the lease."""
+        with suppress(nats.errors.Error):
+            await self._message.in_progress()
 
     async def done(self) -> None:
         """Takes the job out of the queue. Comes last, after everything it stands for is stored. Raises StoreUnavailable."""
@@ -125,8 +126,9 @@ class Lease:
             await self._message.ack_sync(timeout=REQUEST_SECONDS)
 
     async def give_back(self, delay: float = 0.0) -> None:
-        """Lets another worker have it, after `delay` seconds."""
-        await self._message.nak(delay=delay or None)
+        """Lets another worker have it, after `delay` seconds. Never fails: if it does not get through, the lease runs out by itself."""
+        with suppress(nats.errors.Error):
+            await self._message.nak(delay=delay or None)
 
 
 class JobConsumer:

@@ -8,6 +8,7 @@ requests   records; idempotency; workers (seconds); models
 
 from __future__ import annotations
 
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
@@ -33,6 +34,9 @@ WORKERS = "workers"
 MODELS = "models"
 WORKER_SECONDS = 4.0  # a worker that was not heard of for so long is gone; it announces itself every second
 MODEL_SECONDS = 30 * 86_400.0  # a model stays installed while no worker runs, so that workers can be scaled to zero
+DELIVERIES_PER_ATTEMPT = 3
+"""Deliveries are not attempts: an outage redelivers a job that is in hand. Workers count attempts in the record; this only ends a job
+that no worker gets so far with."""
 _EVENT_SECONDS = 3600.0
 _EVENT_BYTES = 256 * 1024 * 1024
 _EVENTS_PER_SUBJECT = 128
@@ -69,21 +73,6 @@ async def ensure_topology(js: JetStreamContext, queue: QueueSettings, *, replica
         await _ensure_stream(
             js,
             StreamConfig(
-                name=EVENTS,
-                subjects=["events.*.*"],
-                storage=StorageType.MEMORY,
-                discard=DiscardPolicy.OLD,
-                max_age=_EVENT_SECONDS,
-                max_bytes=_EVENT_BYTES,
-                max_msgs_per_subject=_EVENTS_PER_SUBJECT,
-                no_ack=True,
-                allow_direct=True,
-                num_replicas=replicas,
-            ),
-        )
-        await _ensure_stream(
-            js,
-            StreamConfig(
                 name=LOST,
                 subjects=[f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS}.*"],
                 retention=RetentionPolicy.WORK_QUEUE,
@@ -96,13 +85,38 @@ async def ensure_topology(js: JetStreamContext, queue: QueueSettings, *, replica
         await _ensure_bucket(
             js, KeyValueConfig(bucket=IDEMPOTENCY, ttl=queue.idempotency_seconds, replicas=replicas, direct=True)
         )
-        await _ensure_bucket(
-            js,
-            KeyValueConfig(
-                bucket=WORKERS, ttl=WORKER_SECONDS, storage=StorageType.MEMORY, replicas=replicas, direct=True
-            ),
-        )
         await _ensure_bucket(js, KeyValueConfig(bucket=MODELS, ttl=MODEL_SECONDS, replicas=replicas, direct=True))
+        await _ensure_volatile(js, replicas)
+
+
+async def restore_topology(nc: Client, *, replicas: int) -> None:
+    """After a reconnection: makes what a restarted server has forgotten, which is what it held in memory. Raises StoreUnavailable."""
+    with unavailable():
+        await _ensure_volatile(nc.jetstream(), replicas)
+
+
+async def _ensure_volatile(js: JetStreamContext, replicas: int) -> None:
+    await _ensure_stream(
+        js,
+        StreamConfig(
+            name=EVENTS,
+            subjects=["events.*.*"],
+            storage=StorageType.MEMORY,
+            discard=DiscardPolicy.OLD,
+            max_age=_EVENT_SECONDS,
+            max_bytes=_EVENT_BYTES,
+            max_msgs_per_subject=_EVENTS_PER_SUBJECT,
+            no_ack=True,
+            allow_direct=True,
+            num_replicas=replicas,
+        ),
+    )
+    await _ensure_bucket(
+        js,
+        KeyValueConfig(
+            bucket=WORKERS, ttl=WORKER_SECONDS, storage=StorageType.MEMORY, replicas=replicas, direct=True
+        ),
+    )
 
 
 async def ensure_consumers(js: JetStreamContext, queue: QueueSettings, worker_class: str) -> None:
@@ -116,7 +130,7 @@ async def ensure_consumers(js: JetStreamContext, queue: QueueSettings, worker_cl
                     filter_subject=job_subject(worker_class, priority, "*"),
                     ack_policy=AckPolicy.EXPLICIT,
                     ack_wait=queue.lease_seconds,
-                    max_deliver=queue.max_attempts,
+                    max_deliver=queue.max_attempts * DELIVERIES_PER_ATTEMPT,
                     max_ack_pending=10_000,
                     max_waiting=2048,
                 ),

@@ -81,6 +81,7 @@ def load_networks(folder: Path, device: torch.device, dtype: torch.dtype) -> Net
         device=device,
         dtype=dtype,
     )
+    _check_tokenizer(networks.tokenizer, networks.text_encoder.config)
     for network in (networks.unet, networks.vae, networks.text_encoder):
         network.eval().requires_grad_(False).to(device, dtype)
     return networks
@@ -105,6 +106,15 @@ def _check_unet(config: Mapping[str, Any]) -> None:
         )
     if kind not in (None, "text") or config.get("class_embed_type") or config.get("encoder_hid_dim_type"):
         raise ValueError("its UNet takes conditioning beside the prompt, which this server cannot give")
+
+
+def _check_tokenizer(tokenizer: Any, text: Any) -> None:  # noqa: ANN401  # classes without types
+    """Raises ValueError if the two do not belong together; an empty folder gives an empty tokenizer without a word."""
+    if len(tokenizer) != text.vocab_size or tokenizer.model_max_length > text.max_position_embeddings:
+        raise ValueError(
+            f"its tokenizer ({len(tokenizer)} tokens, prompts of {tokenizer.model_max_length:.6g}) does not fit its "
+            f"text encoder ({text.vocab_size} tokens, prompts of {text.max_position_embeddings})"
+        )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _value(message: Message, field: FieldDescriptor) -> object:
 def _size(size: image_pb2.ImageSize) -> object:
     which = size.WhichOneof("size")
     if which is None:
-        return None
+        return ()  # sent but empty, or a kind of size that is not known here: refused, not taken for the default
     value = getattr(size, which)
     if which == "preset":
         return _choice(image_pb2.ImageSizePreset.DESCRIPTOR, value) if value else None

@@ -172,19 +172,25 @@ def encode_event(event: Event) -> bytes:
 def decode_event(data: bytes) -> Event | None:
     """The event of a message, or None if a newer release made it and it is not known here."""
     message = record_pb2.Event.FromString(data)
-    body: State | LogLine | Progress | PreviewImage
+    try:
+        body = _event_body(message)
+    except ValueError:  # a state or a level that is not known here
+        return None
+    return None if body is None else Event(message.sequence, from_timestamp(message.event_time), body)
+
+
+def _event_body(message: record_pb2.Event) -> State | LogLine | Progress | PreviewImage | None:
     match message.WhichOneof("event"):
         case "state":
-            body = from_state(message.state)
+            return from_state(message.state)
         case "log":
-            body = from_log(message.log)
+            return from_log(message.log)
         case "progress":
-            body = from_progress(message.progress)
+            return from_progress(message.progress)
         case "preview":
-            body = from_preview(message.preview)
+            return from_preview(message.preview)
         case _:
             return None
-    return Event(message.sequence, from_timestamp(message.event_time), body)
 
 
 def encode_announcement(announcement: Announcement) -> bytes:

@@ -17,6 +17,7 @@ from flashbulb_server.wire.times import from_duration, to_duration
 
 DOMAIN = "flashbulb"
 INTERNAL_REASON = "INTERNAL"
+_MAX_TEXT_BYTES = 512  # a status travels in trailers, of which gRPC clients take 8 KiB
 
 CODES: Mapping[type[errors.FlashbulbError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
@@ -37,12 +38,12 @@ def code_of(error_class: type[errors.FlashbulbError]) -> int:
 
 
 def to_status(error: errors.FlashbulbError) -> status_pb2.Status:
-    """The rich status: ErrorInfo always, BadRequest and RetryInfo where they apply."""
+    """The rich status: ErrorInfo always, BadRequest and RetryInfo where they apply. Long texts are cut."""
     status = _status(code_of(type(error)), error.message, error.reason, error.metadata)
     if isinstance(error, errors.InvalidRequest):
         bad = error_details_pb2.BadRequest()
         for violation in error.violations:
-            bad.field_violations.add(field=violation.field, description=violation.description)
+            bad.field_violations.add(field=violation.field, description=_cut(violation.description))
         _attach(status, bad)
     if error.retry_after is not None:
         _attach(status, error_details_pb2.RetryInfo(retry_delay=to_duration(error.retry_after)))
@@ -72,6 +73,8 @@ def from_status(status: status_pb2.Status) -> errors.FlashbulbError:
     if leaf is errors.InvalidRequest:
         violations = [errors.FieldViolation(v.field, v.description) for v in bad.field_violations]
         return errors.InvalidRequest(violations)
+    if leaf is errors.RequestCancelled:
+        return errors.RequestCancelled(int(info.metadata["step"]), int(info.metadata["total_steps"]))
     error = leaf.__new__(leaf)
     wait = from_duration(retry.retry_delay) if retry.HasField("retry_delay") else None
     errors.FlashbulbError.__init__(error, status.message, metadata=info.metadata, retry_after=wait)
@@ -79,9 +82,15 @@ def from_status(status: status_pb2.Status) -> errors.FlashbulbError:
 
 
 def _status(code: int, message: str, reason: str, metadata: Mapping[str, str]) -> status_pb2.Status:
-    status = status_pb2.Status(code=code, message=message)
-    _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=dict(metadata)))
+    status = status_pb2.Status(code=code, message=_cut(message))
+    short = {key: _cut(value) for key, value in metadata.items()}
+    _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=short))
     return status
+
+
+def _cut(text: str) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= _MAX_TEXT_BYTES else data[:_MAX_TEXT_BYTES].decode(errors="ignore") + "…"
 
 
 def _attach(status: status_pb2.Status, detail: Message) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -10,8 +12,9 @@ def to_timestamp(seconds: float) -> Timestamp | None:
     """A timestamp to the nanosecond, or None for 0."""
     if not seconds:
         return None
-    nanos = round(seconds * 1e9)
-    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+    # The fraction alone: a product with all the seconds would be rounded, and would not come back the same.
+    carry, nanos = divmod(round(seconds % 1 * 1e9), 1_000_000_000)
+    return Timestamp(seconds=math.floor(seconds) + carry, nanos=nanos)
 
 
 def from_timestamp(timestamp: Timestamp) -> float:

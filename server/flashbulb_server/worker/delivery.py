@@ -13,6 +13,8 @@ from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.files import output_key
 from flashbulb_server.core.generation import DrawnImage, GenerationResult, GenerationSpec, inline_allowed
 from flashbulb_server.core.pipeline import Pixels
+from flashbulb_server.core.tasks import task_group
+from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.worker.drawing import Drawn
 from flashbulb_server.worker.encode import encode
@@ -100,9 +102,17 @@ class Delivery:
     async def _put(self, contents: list[bytes], spec: GenerationSpec, origin: Origin) -> list[str]:
         keys = _keys(spec, origin)
         expire_time = self._clock() + self._keep_seconds
-        async with asyncio.TaskGroup() as puts:
-            for key, content in zip(keys, contents, strict=True):
-                puts.create_task(self._files.put(key, content, content_type=spec.content_type, expire_time=expire_time))
+        away = False
+        try:
+            async with task_group() as puts:
+                for key, content in zip(keys, contents, strict=True):
+                    puts.create_task(
+                        self._files.put(key, content, content_type=spec.content_type, expire_time=expire_time)
+                    )
+        except* StoreUnavailable:  # of one put, or of several at once
+            away = True
+        if away:
+            raise StoreUnavailable("files")
         return keys
 
     def _image(self, drawn: Drawn, spec: GenerationSpec, index: int, size: int) -> DrawnImage:

@@ -3,7 +3,6 @@
 1. Every turn: take what arrived, let cancelled drawings go, take in waiting ones while there is room, make one network call.
 2. Who shares the call and who comes in next is decided by core.batching.
 3. A pipeline's exception ends the drawings in that call, and only they.
-4. Nothing here waits except for arrivals while there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -18,13 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from flashbulb_server.core.batching import Candidate, Waiting, next_in, plan_batch
-from flashbulb_server.core.catalog import ModelInfo
-from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
+from flashbulb_server.core.generation import PreviewImage, Progress
 from flashbulb_server.core.pace import Pace, work_of
 from flashbulb_server.core.pipeline import Lane, Pixels, StepPipeline
 from flashbulb_server.errors import EngineFailed, FlashbulbError, RequestCancelled
 from flashbulb_server.worker import encode
-from flashbulb_server.worker.drawing import Drawing, Drawn, fail, succeed
+from flashbulb_server.worker.drawing import Drawing, Drawn, fail, needs_check, succeed
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -219,26 +217,28 @@ class Device:
             return
         began = self._clock()
         jobs = _jobs_of(seats)
-        pictures = self._attempt(jobs, partial(jobs[0].pipeline.decode, [seat.lane for seat in seats]))
-        if pictures is None:
+        decoded = self._attempt(jobs, partial(self._decode, jobs[0].pipeline, seats))
+        if decoded is None:
             return
-        decoded = self._clock()
-        for seat, picture in zip(seats, pictures, strict=True):
-            seat.job.pictures[seat.index] = picture
         for job in jobs:
-            if all(picture is not None for picture in job.pictures):
-                self._deliver(job, [p for p in job.pictures if p is not None], decoded)
+            pictures = [picture for picture in job.pictures if picture is not None]
+            if len(pictures) == len(job.pictures):
+                self._deliver(job, pictures, decoded)
         self._pace.observe_finish(_model(jobs), len(seats), work=_work(jobs), seconds=self._clock() - began)
 
+    def _decode(self, pipeline: StepPipeline[Any], seats: Sequence[_Seat]) -> float:
+        pictures = pipeline.decode([seat.lane for seat in seats])
+        for seat, picture in zip(seats, pictures, strict=True):
+            seat.job.pictures[seat.index] = picture
+        return self._clock()
+
     def _deliver(self, job: _Job, pictures: Sequence[Pixels], decoded: float) -> None:
-        """Checks the pictures and hands them over."""
-        spec, drawing = job.drawing.spec, job.drawing
-        flags: Sequence[bool] | None = [False] * len(pictures)
-        if needs_check(spec, job.pipeline.info):
-            flags = self._attempt([job], partial(job.pipeline.check, pictures, spec.safety_checker_version))
-        if flags is None:
+        """Checks the pictures and hands them over, flagged ones black."""
+        drawing = job.drawing
+        checked = self._attempt([job], partial(_check, job, pictures))
+        if checked is None:
             return
-        shown = tuple(np.zeros_like(p) if flagged else p for p, flagged in zip(pictures, flags, strict=True))
+        shown, flags = checked
         timings = {
             "wait": job.taken_in - drawing.asked,
             "encode_prompt": job.prepared - job.taken_in,
@@ -248,10 +248,9 @@ class Device:
             "inference": decoded - job.taken_in,
         }
         height, width, _ = shown[0].shape
+        drawn = Drawn(shown, flags, timings, job.neighbours / job.calls, width, height)
         self._leave(job)
-        self._post(
-            succeed, drawing.outcome, Drawn(shown, tuple(flags), timings, job.neighbours / job.calls, width, height)
-        )
+        self._post(succeed, drawing.outcome, drawn)
 
     def _attempt(self, jobs: Sequence[_Job], call: Callable[[], T]) -> T | None:
         """What a pipeline's call gives, or None when it raised: then its drawings are ended."""
@@ -276,9 +275,12 @@ class Device:
         self.in_flight = sum(job.drawing.spec.num_images for job in self._jobs)
 
 
-def needs_check(spec: GenerationSpec, info: ModelInfo) -> bool:
-    """Whether pictures of `spec` must pass a safety checker."""
-    return spec.enable_safety_checker and not info.safe_by_construction
+def _check(job: _Job, pictures: Sequence[Pixels]) -> tuple[tuple[Pixels, ...], tuple[bool, ...]]:
+    spec = job.drawing.spec
+    if not needs_check(spec, job.pipeline.info):
+        return tuple(pictures), (False,) * len(pictures)
+    flags = tuple(job.pipeline.check(pictures, spec.safety_checker_version))
+    return tuple(np.zeros_like(p) if flag else p for p, flag in zip(pictures, flags, strict=True)), flags
 
 
 def _model(jobs: Sequence[_Job]) -> str:

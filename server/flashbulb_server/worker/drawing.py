@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from flashbulb_server.core.batching import WorkClass
+from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
 from flashbulb_server.core.pipeline import Pixels
 from flashbulb_server.errors import FlashbulbError
@@ -72,6 +73,11 @@ class Drawing:
         if not self.cancelled and not self.outcome.done():
             self.cancelled = True
             self.wake()
+
+
+def needs_check(spec: GenerationSpec, info: ModelInfo) -> bool:
+    """Whether pictures of `spec` must pass a safety checker."""
+    return spec.enable_safety_checker and not info.safe_by_construction
 
 
 def succeed(outcome: asyncio.Future[Drawn], drawn: Drawn) -> None:

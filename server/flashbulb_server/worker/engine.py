@@ -28,8 +28,8 @@ from flashbulb_server.errors import (
     SafetyCheckerUnavailable,
     WorkersBusy,
 )
-from flashbulb_server.worker.device import Device, needs_check
-from flashbulb_server.worker.drawing import Drawing, Drawn, fail
+from flashbulb_server.worker.device import Device
+from flashbulb_server.worker.drawing import Drawing, Drawn, fail, needs_check
 
 logger = logging.getLogger(__name__)
 

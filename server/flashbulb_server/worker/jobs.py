@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from flashbulb_server.core import requests
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import GenerationResult
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLevel, Request, State
+from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import (
     EngineFailed,
     FlashbulbError,
@@ -24,6 +26,7 @@ from flashbulb_server.errors import (
     RequestNotFound,
     StartTimeout,
     StoreUnavailable,
+    WorkerLost,
     WorkersBusy,
 )
 from flashbulb_server.messaging.events import EventBus
@@ -36,7 +39,10 @@ from flashbulb_server.worker.drawing import Drawing
 from flashbulb_server.worker.engine import StepEngine
 from flashbulb_server.worker.journal import Journal
 
-_STORE_PATIENCE = 60.0  # seconds that finished pictures wait for a store that is away, before the job goes back
+_PICTURES_WAIT = 600.0  # seconds that finished pictures wait for a file store that is away; then the request fails
+_RECORD_WAIT = (
+    60.0  # seconds to keep trying to write the outcome; then the lease is lost anyway and the job is another worker's
+)
 _RETRY_SECONDS = 0.2
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -55,6 +61,7 @@ class _Active:
     drawing: Drawing | None = None
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
+    storing_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -89,7 +96,7 @@ class JobLoop:
 
     async def run(self, *, drain_seconds: float, stop: asyncio.Event) -> None:
         """Leases and works until `stop`; then finishes what it holds for so long, and gives the rest back."""
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
             tasks.create_task(self._stop_when(stop))
             while not self._stopping:
                 self._room.clear()
@@ -100,7 +107,12 @@ class JobLoop:
                 lease = await self._desk.consumer.next()
                 if lease is None:
                     continue
-                if self._stopping or lease.job.request_id in self._active:
+                if (held := self._active.get(lease.job.request_id)) is not None:
+                    # Redelivered although it is in hand: an outage kept the lease from being renewed. Giving it back would only
+                    # use up its deliveries; the newest delivery is the one to renew and settle from now on.
+                    held.lease = lease
+                    continue
+                if self._stopping:
                     await lease.give_back()
                     continue
                 active = self._active[lease.job.request_id] = _Active(lease)
@@ -116,8 +128,8 @@ class JobLoop:
             active.cancelled = True
             if active.drawing is not None and not active.drawing.outcome.done():
                 active.drawing.cancel()
-            elif active.drawing is not None and active.task is not None:
-                active.task.cancel()
+            elif active.drawing is not None:
+                active.storing_cancelled.set()
         await active.ended.wait()
         request = active.request
         if request is None or request.state is not State.CANCELLED:
@@ -142,8 +154,8 @@ class JobLoop:
     async def _work(self, active: _Active) -> None:
         renewing = asyncio.Event()
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._renew(active.lease, renewing))
+            async with task_group() as tasks:
+                tasks.create_task(self._renew(active, renewing))
                 try:
                     await self._complete(active)
                 finally:
@@ -153,32 +165,28 @@ class JobLoop:
             self._active.pop(active.lease.job.request_id, None)
             self._room.set()
 
-    async def _renew(self, lease: Lease, done: asyncio.Event) -> None:
+    async def _renew(self, active: _Active, done: asyncio.Event) -> None:
         while not done.is_set():
             try:
                 await asyncio.wait_for(done.wait(), self._settings.lease_seconds / 4)
             except TimeoutError:
-                try:
-                    await lease.renew()
-                except StoreUnavailable:
-                    _log.warning("lease not renewed", extra={"request_id": lease.job.request_id})
+                await active.lease.renew()
 
     async def _complete(self, active: _Active) -> None:
         """Brings the job to its end, or gives it back. Cancelled, it gives it back too, unless the request was what was cancelled."""
-        lease = active.lease
+        request_id = active.lease.job.request_id
         try:
             if await self._start(active):
                 async with Journal.open(self._desk.events, active.started, clock=self._clock) as journal:
                     await self._attempt(active, journal)
-            await lease.done()
+            await active.lease.done()
         except _LeaseLost:
-            _log.warning("request is another worker's by now", extra={"request_id": lease.job.request_id})
-        except (StoreUnavailable, WorkersBusy) as err:
-            # Not settled: it comes back to some worker when the lease runs out, should giving back not get through.
-            _log.warning("job given back", extra={"request_id": lease.job.request_id, "reason": err.reason})
-            await lease.give_back(delay=1.0)
+            _log.warning("request is another worker's by now", extra={"request_id": request_id})
+        except StoreUnavailable as err:
+            _log.warning("job given back", extra={"request_id": request_id, "problem": err.message})
+            await active.lease.give_back(delay=1.0)
         except asyncio.CancelledError:
-            await lease.give_back()
+            await active.lease.give_back()
             raise
 
     async def _start(self, active: _Active) -> bool:
@@ -190,6 +198,9 @@ class JobLoop:
             if requests.overdue(request, now):
                 failure = Failure.of(StartTimeout(request.start_deadline - request.create_time))
                 return requests.expire(request, failure, now=now, keep=self._settings.keep_seconds)
+            if request.attempt >= self._settings.max_attempts:
+                failure = Failure.of(WorkerLost(request.attempt))
+                return requests.fail(request, failure, now=now, keep=self._settings.keep_seconds)
             return requests.start(request, worker_id=self._worker_id, now=now)
 
         try:
@@ -200,30 +211,33 @@ class JobLoop:
         return active.request.state is State.RUNNING
 
     async def _attempt(self, active: _Active, journal: Journal) -> None:
-        """Draws, stores and records."""
+        """Draws, stores and records. A cancellation is recorded at once, also where storing takes its time to stop."""
         request = active.started
-        try:
-            await self._end(active, await self._outcome(active, journal), journal)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not active.cancelled or task is None:
-                raise
-            task.uncancel()
-            step = active.drawing.step if active.drawing is not None else 0
-            await self._end(active, self._cancellation(RequestCancelled(step, request.total_steps), journal), journal)
-        if active.request is not None and active.request.state is State.CANCELLED:
-            await self._desk.delivery.discard(request.spec, Origin(request.owner, request.request_id))
+        async with task_group() as tasks:
+            outcome = tasks.create_task(self._outcome(active, journal))
+            asked = tasks.create_task(active.storing_cancelled.wait())
+            try:
+                await asyncio.wait((outcome, asked), return_when=asyncio.FIRST_COMPLETED)
+                if outcome.done():
+                    change = outcome.result()
+                else:
+                    outcome.cancel()
+                    change = self._cancellation(RequestCancelled(request.total_steps, request.total_steps), journal)
+                await self._end(active, change, journal)
+            finally:
+                asked.cancel()
+        if active.started.state is State.CANCELLED:
+            with suppress(StoreUnavailable):  # the sweeper finds what is left
+                await self._desk.delivery.discard(request.spec, Origin(request.owner, request.request_id))
 
     async def _outcome(self, active: _Active, journal: Journal) -> Callable[[Request], Request]:
-        """Draws and stores the pictures; gives the change to make in the record. Raises StoreUnavailable, WorkersBusy."""
+        """Draws and stores the pictures; gives the change to make in the record."""
         request = active.started
         journal.log(f"started by worker {self._worker_id}, attempt {request.attempt}")
         try:
             result = await self._draw(active, journal)
         except RequestCancelled as err:
             return self._cancellation(err, journal)
-        except (StoreUnavailable, WorkersBusy):
-            raise
         except FlashbulbError as err:
             return self._failure(err, request, journal)
         except Exception:  # noqa: BLE001  # whatever it was, the request must come to an end
@@ -237,15 +251,26 @@ class JobLoop:
 
     async def _draw(self, active: _Active, journal: Journal) -> GenerationResult:
         request = active.started
-        if active.cancelled:  # between the lease and here
-            raise RequestCancelled(0, request.total_steps)
-        active.drawing = self._desk.engine.start(
-            request.spec, work_class=WorkClass.QUEUED, on_progress=journal.progress, on_preview=journal.preview
-        )
+        active.drawing = await self._admitted(active, journal)
         drawn = await active.drawing.result()
         journal.log(f"drawn in {drawn.timings.get('inference', 0.0):.3f} s")
         origin = Origin(request.owner, request.request_id)
-        return await self._patiently(lambda: self._desk.delivery.store(drawn, request.spec, origin))
+        return await _patiently(lambda: self._desk.delivery.store(drawn, request.spec, origin), _PICTURES_WAIT)
+
+    async def _admitted(self, active: _Active, journal: Journal) -> Drawing:
+        """The drawing, once the engine takes it: direct calls may have filled it since the job was leased."""
+        while True:
+            if active.cancelled:
+                raise RequestCancelled(0, active.started.total_steps)
+            try:
+                return self._desk.engine.start(
+                    active.started.spec,
+                    work_class=WorkClass.QUEUED,
+                    on_progress=journal.progress,
+                    on_preview=journal.preview,
+                )
+            except WorkersBusy:
+                await asyncio.sleep(_RETRY_SECONDS)
 
     def _cancellation(self, error: RequestCancelled, journal: Journal) -> Callable[[Request], Request]:
         journal.log(error.message)
@@ -273,8 +298,8 @@ class JobLoop:
         """Records the terminal state and tells who watches. Raises _LeaseLost if another worker has the request by now."""
         job = active.lease.job
         try:
-            _, active.request = await self._patiently(
-                lambda: self._desk.records.change(job.owner, job.request_id, change)
+            _, active.request = await _patiently(
+                lambda: self._desk.records.change(job.owner, job.request_id, change), _RECORD_WAIT
             )
         except IllegalChange as err:
             if not err.request.state.terminal:
@@ -282,6 +307,7 @@ class JobLoop:
             active.request = err.request  # ended by somebody else, or by us in a try whose answer was lost
         except RequestNotFound:
             return
+        active.ended.set()
         await journal.flush()
         await self._announce(active.started)
 
@@ -292,22 +318,14 @@ class JobLoop:
             "request %s", request.state.lower(), extra={"request_id": request.request_id, "attempt": request.attempt}
         )
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[_T]]) -> _T:
-        """Again and again while a store is away, for a minute: pictures that are drawn should not be drawn twice."""
-        deadline = asyncio.get_running_loop().time() + _STORE_PATIENCE
-        while True:
-            try:
-                return await attempt()
-            except (StoreUnavailable, ExceptionGroup) as err:
-                away = err if isinstance(err, StoreUnavailable) else _only_store(err)
-                if asyncio.get_running_loop().time() >= deadline:
-                    raise away from err
-                await asyncio.sleep(_RETRY_SECONDS)
 
-
-def _only_store(group: ExceptionGroup[Exception]) -> StoreUnavailable:
-    """The StoreUnavailable of several puts at once. Raises the group if anything else happened."""
-    away, other = group.split(StoreUnavailable)
-    if other is not None or away is None:
-        raise group
-    return StoreUnavailable("files")
+async def _patiently(attempt: Callable[[], Awaitable[_T]], seconds: float) -> _T:
+    """Again and again while a store is away: what is drawn should not be drawn twice."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            return await attempt()
+        except StoreUnavailable:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        await asyncio.sleep(_RETRY_SECONDS)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from flashbulb_server.core.generation import PreviewImage, Progress
 from flashbulb_server.core.requests import MAX_LOG_LINES, LogLevel, LogLine, Request, State, step_sequence
+from flashbulb_server.core.tasks import task_group
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.wire.records import Event
 
@@ -30,7 +31,7 @@ class Journal:
     async def open(cls, events: EventBus, request: Request, *, clock: Callable[[], float]) -> AsyncIterator[Journal]:
         """Publishes in the background while the context is open."""
         journal = cls(events, request, clock)
-        async with asyncio.TaskGroup() as tasks:
+        async with task_group() as tasks:
             sender = tasks.create_task(journal._send())
             try:
                 yield journal

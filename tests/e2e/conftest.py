@@ -1,0 +1,103 @@
+"""One service for all tests that leave it whole; own ones for tests that break or configure it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.driving import Caller, stopped
+from tests.service import SPARE_KEYS, RunningService, Stubs, apple, stubs
+
+_keys = iter(SPARE_KEYS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here is e2e."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The run's service. Tests must not break it."""
+    running = RunningService(tmp_path_factory.mktemp("service"))
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+async def call(service: RunningService) -> AsyncIterator[Stubs]:
+    """Stubs of the run's service."""
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        yield stubs(channel)
+
+
+@pytest.fixture
+def me(call: Stubs) -> Caller:
+    """A caller whose key nobody has used before."""
+    return Caller(call, next(_keys))
+
+
+@pytest.fixture
+def stranger(call: Stubs) -> Caller:
+    """Another caller."""
+    return Caller(call, next(_keys))
+
+
+@pytest.fixture(scope="session")
+def narrow_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that draws one request at a time and takes twelve. Its worker may be stopped, or killed if the test waits for the next."""
+    running = RunningService(
+        tmp_path_factory.mktemp("narrow"),
+        WORKER__CAPACITY=1,
+        QUEUE__MAX_REQUESTS=12,
+        QUEUE__LEASE_SECONDS=60,
+        QUEUE__JANITOR_SECONDS=0.5,
+    )
+    running.start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+async def narrow(narrow_service: RunningService) -> AsyncIterator[Caller]:
+    """A caller of the narrow service whose key nobody has used before."""
+    async with grpc.aio.insecure_channel(narrow_service.address) as channel:
+        yield Caller(stubs(channel), next(_keys))
+
+
+@pytest.fixture
+async def held(narrow_service: RunningService, narrow: Caller) -> AsyncIterator[Callable[[], None]]:
+    """The narrow service's worker stopped in the middle of a request: it takes nothing more. Calling it lets the worker go on."""
+    blocker = (await narrow.submit(apple(num_images=8, num_inference_steps=32))).request_id
+    await narrow.until_step(blocker, 1)
+    with ExitStack() as stopping:
+        stopping.enter_context(stopped(narrow_service))
+        yield stopping.close
+    for request_id in await narrow.listed():
+        await narrow.cancel(request_id)
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Callable[..., RunningService]]:
+    """Starts services of the test's own: `make_service(QUEUE__MAX_REQUESTS=2)`. They are killed at the end."""
+    started: list[RunningService] = []
+
+    def make(**settings: object) -> RunningService:
+        folder = tmp_path / f"service-{len(started)}"
+        folder.mkdir()
+        running = RunningService(folder, **settings)
+        started.append(running)
+        running.start()
+        return running
+
+    yield make
+    for running in started:
+        running.stop(signal.SIGKILL)

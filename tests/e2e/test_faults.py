@@ -1,0 +1,225 @@
+"""What the service survives: killed workers, api, nats-server, S3 server and supervisor; SIGTERM under load. Nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import grpc
+import httpx
+import pytest
+from google.rpc import error_details_pb2
+
+from flashbulb.v1 import queue_pb2
+from tests.service import RunningService, Stubs, apple, auth, stubs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+Make = Callable[..., RunningService]
+QUICK = {"QUEUE__LEASE_SECONDS": 1, "QUEUE__JANITOR_SECONDS": 0.5}
+State = queue_pb2.GenerationRequest.State
+
+
+@asynccontextmanager
+async def calling(service: RunningService) -> AsyncIterator[Stubs]:
+    async with grpc.aio.insecure_channel(
+        service.address, options=[("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50)]
+    ) as channel:
+        yield stubs(channel)
+
+
+async def submit(call: Stubs, **fields: object) -> str:
+    response = await call.queue.Submit(
+        queue_pb2.SubmitRequest(input=apple(**fields)), metadata=auth(), wait_for_ready=True, timeout=30
+    )
+    return response.request.request_id
+
+
+def watch(
+    call: Stubs, request_id: str, after: int = 0
+) -> grpc.aio.UnaryStreamCall[queue_pb2.WatchStatusRequest, queue_pb2.WatchStatusResponse]:
+    request = queue_pb2.WatchStatusRequest(request_id=request_id, after_sequence=after, include_logs=True)
+    return call.queue.WatchStatus(request, metadata=auth(), wait_for_ready=True, timeout=120)
+
+
+async def until_step(call: Stubs, request_id: str, step: int) -> int:
+    """Waits until so many steps are done; gives the sequence of that event."""
+    async for event in watch(call, request_id):
+        if event.WhichOneof("event") == "progress" and event.progress.step >= step:
+            return event.sequence
+    raise AssertionError(f"it ended before step {step}")
+
+
+async def resumed(call: Stubs, request_id: str, after: int) -> AsyncIterator[queue_pb2.WatchStatusResponse]:
+    """A watch that goes on where it broke off, as the clients do."""
+    while True:
+        try:
+            async for event in watch(call, request_id, after):
+                after = max(after, event.sequence)
+                yield event
+            return
+        except grpc.aio.AioRpcError as err:
+            assert err.code() is grpc.StatusCode.UNAVAILABLE, err
+
+
+async def until_ended(call: Stubs, request_id: str) -> queue_pb2.GenerationRequest:
+    """The request in its terminal state."""
+    states = [event.request async for event in resumed(call, request_id, 0) if event.WhichOneof("event") == "request"]
+    return states[-1]
+
+
+async def result_of(call: Stubs, request_id: str) -> queue_pb2.GetResultResponse:
+    return await call.queue.GetResult(
+        queue_pb2.GetResultRequest(request_id=request_id), metadata=auth(), wait_for_ready=True, timeout=30
+    )
+
+
+async def restarted(service: RunningService, name: str, old_pid: int, seconds: float = 60) -> None:
+    """Waits until the supervisor has started a child again and it answers."""
+    async with asyncio.timeout(seconds):
+        while not (service.data_dir / "service.json").exists() or service.child(name) == old_pid:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_killed_worker_s_request_is_drawn_again_once(make_service: Make) -> None:
+    service = make_service(**QUICK)
+    async with calling(service) as call:
+        request_id = await submit(call, num_inference_steps=32, num_images=4, sync_mode=False)
+        await until_step(call, request_id, 2)
+        service.kill_child("worker")
+
+        ended = await until_ended(call, request_id)
+        assert ended.state == State.STATE_SUCCEEDED
+        assert ended.attempt == 2
+
+        output = (await result_of(call, request_id)).output
+        assert len({image.url.split("?")[0] for image in output.images}) == 4
+        listed = await call.queue.List(queue_pb2.ListRequest(), metadata=auth())
+        assert [r.request_id for r in listed.requests] == [request_id]
+
+
+async def test_a_request_that_kills_every_worker_fails_and_says_so(make_service: Make) -> None:
+    service = make_service(**QUICK, QUEUE__MAX_ATTEMPTS=2)
+    async with calling(service) as call:
+        request_id = await submit(call, num_inference_steps=32, num_images=8)
+        for attempt in (1, 2):
+            async for event in watch(call, request_id):
+                if event.WhichOneof("event") == "progress" and event.sequence >> 20 == attempt:
+                    break
+            service.kill_child("worker")
+        ended = await until_ended(call, request_id)
+        assert ended.state == State.STATE_FAILED
+        info = error_details_pb2.ErrorInfo()
+        assert ended.error.details[0].Unpack(info)
+        assert info.reason == "WORKER_LOST"
+
+
+async def test_a_watch_goes_on_after_the_api_was_killed(make_service: Make) -> None:
+    service = make_service(**QUICK)
+    async with calling(service) as call:
+        request_id = await submit(call, num_inference_steps=32, num_images=6)
+        last = await until_step(call, request_id, 3)
+        service.kill_child("api")
+
+        seen = [event.sequence async for event in resumed(call, request_id, last) if event.sequence]
+        assert seen == sorted(set(seen)), "an event came twice or out of order"
+        assert seen[0] > last
+        steps = 32 - 3
+        assert len(seen) >= steps, "steps that passed while the api was away are kept"
+        assert (await until_ended(call, request_id)).state == State.STATE_SUCCEEDED
+
+
+async def test_nothing_acknowledged_is_lost_when_nats_is_killed(make_service: Make) -> None:
+    service = make_service(**QUICK)
+    async with calling(service) as call:
+        acknowledged: list[str] = []
+
+        async def submitting(count: int) -> None:
+            for _ in range(count):
+                try:
+                    acknowledged.append(await submit(call))
+                except grpc.aio.AioRpcError as err:
+                    assert err.code() is grpc.StatusCode.UNAVAILABLE, err
+                    await asyncio.sleep(0.1)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(4):
+                tasks.create_task(submitting(10))
+            while len(acknowledged) < 10:
+                await asyncio.sleep(0.01)
+            service.kill_child("nats")
+        assert len(acknowledged) >= 10
+        for request_id in acknowledged:
+            ended = await until_ended(call, request_id)
+            assert ended.state == State.STATE_SUCCEEDED, ended
+            assert (await result_of(call, request_id)).output.images
+
+
+async def test_no_picture_is_lost_when_the_s3_server_is_killed(make_service: Make) -> None:
+    service = make_service(**QUICK)
+    async with calling(service) as call:
+        first = await submit(call)
+        assert (await until_ended(call, first)).state == State.STATE_SUCCEEDED
+        pending = [await submit(call) for _ in range(8)]
+        old = service.kill_child("files")
+        for request_id in pending:
+            assert (await until_ended(call, request_id)).state == State.STATE_SUCCEEDED
+        await restarted(service, "files", old)
+        async with httpx.AsyncClient() as http:
+            for request_id in [first, *pending]:
+                image = (await result_of(call, request_id)).output.images[0]
+                assert (await http.get(image.url)).content == image.content
+
+
+async def test_sigterm_under_load_loses_nothing_and_exits_cleanly(make_service: Make) -> None:
+    service = make_service(**QUICK, WORKER__DRAIN_SECONDS=1, API__DRAIN_SECONDS=1)
+    async with calling(service) as call:
+        submitted = [await submit(call, num_inference_steps=16, num_images=2) for _ in range(10)]
+    assert await asyncio.to_thread(service.stop) == 0
+    await asyncio.to_thread(service.start)
+    async with calling(service) as call:
+        for request_id in submitted:
+            assert (await until_ended(call, request_id)).state == State.STATE_SUCCEEDED
+
+
+async def test_no_process_outlives_a_killed_supervisor(make_service: Make) -> None:
+    service = make_service()
+    pids = [service.child(name) for name in ("nats", "files", "api", "worker")]
+    service.stop(signal.SIGKILL)
+    async with asyncio.timeout(15):
+        while any(alive(pid) for pid in pids):
+            await asyncio.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie that nobody has waited for does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_cancel_while_the_pictures_are_being_stored(make_service: Make) -> None:
+    service = make_service(**QUICK)
+    async with calling(service) as call:
+        await until_ended(call, await submit(call))
+        files = service.child("files")
+        os.kill(files, signal.SIGSTOP)
+        try:
+            request_id = await submit(call)
+            async for event in watch(call, request_id):
+                if event.WhichOneof("event") == "log" and event.log.message.startswith("drawn"):
+                    break
+            receipt = await call.queue.Cancel(
+                queue_pb2.CancelRequest(request_id=request_id), metadata=auth(), timeout=10
+            )
+        finally:
+            os.kill(files, signal.SIGCONT)
+        assert receipt.previous_state == State.STATE_RUNNING
+        assert receipt.request.state == State.STATE_CANCELLED
+        assert (receipt.stopped_at_step, receipt.saved_steps) == (2, 0)
+        assert (await until_ended(call, await submit(call))).state == State.STATE_SUCCEEDED
