@@ -70,6 +70,10 @@ proto-baseline: $(VENV)/.installed ## Makes today's contract the one that later 
 gen: $(VENV)/.installed ## Generates the stubs from proto/.
 	proto/generate.sh
 
+.PHONY: readme
+readme: $(VENV)/.installed ## Writes the table of settings into the README.
+	$(BIN)/python -m tests.write_settings
+
 .PHONY: gen-check
 gen-check: $(VENV)/.installed ## Checks that the committed stubs are those of proto/.
 	tests/check_generated.sh

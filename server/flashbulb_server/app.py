@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,14 @@ from flashbulb_server.messaging.fleet import Fleet, Herald
 from flashbulb_server.messaging.jobs import JobConsumer, JobQueue
 from flashbulb_server.messaging.lost import LostJobs
 from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords
-from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology
+from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology, restore_topology
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.storage.sweeper import Sweeper
 from flashbulb_server.wire.records import Announcement
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
+
     from flashbulb_server.worker.engine import StepEngine
     from flashbulb_server.worker.jobs import JobLoop
 
@@ -94,7 +97,7 @@ async def api(settings: Settings) -> AsyncIterator[str]:
         raise ValueError("no keys: set FLASHBULB_API__KEYS or FLASHBULB_API__KEYS_FILE")
     async with AsyncExitStack() as stack:
         files = await stack.enter_async_context(FileStore(settings.files))
-        nc = await stack.enter_async_context(connect(settings.nats, name="flashbulb-api"))
+        nc = await stack.enter_async_context(_connection(settings, "flashbulb-api"))
         js = nc.jetstream()
         await ensure_topology(js, settings.queue, replicas=settings.nats.replicas)
         await ensure_consumers(js, settings.queue, settings.worker.worker_class)
@@ -137,7 +140,7 @@ async def worker(settings: Settings) -> AsyncIterator[str]:
     pipelines = await asyncio.to_thread(load_models, settings.worker)
     async with AsyncExitStack() as stack:
         files = await stack.enter_async_context(FileStore(settings.files))
-        nc = await stack.enter_async_context(connect(settings.nats, name=f"flashbulb-worker-{worker_id}"))
+        nc = await stack.enter_async_context(_connection(settings, f"flashbulb-worker-{worker_id}"))
         js = nc.jetstream()
         await ensure_topology(js, settings.queue, replicas=settings.nats.replicas)
         await ensure_consumers(js, settings.queue, settings.worker.worker_class)
@@ -150,7 +153,7 @@ async def worker(settings: Settings) -> AsyncIterator[str]:
                 url_seconds=settings.files.url_seconds,
             )
         )
-        consumer = await stack.enter_async_context(JobConsumer.open(nc, js, settings.worker.worker_class))
+        consumer = await stack.enter_async_context(JobConsumer.open(nc, settings.worker.worker_class))
         desk = Desk(consumer, RequestRecords(nc, js), EventBus(nc, js), engine, delivery)
         jobs = JobLoop(desk, settings.queue, worker_id=worker_id, clock=time.time)
         address = await stack.enter_async_context(
@@ -213,6 +216,10 @@ class _Voice:
             draining=self._draining,
             time=time.time(),
         )
+
+
+def _connection(settings: Settings, name: str) -> AbstractAsyncContextManager[Client]:
+    return connect(settings.nats, name=name, on_restored=partial(restore_topology, replicas=settings.nats.replicas))
 
 
 @asynccontextmanager

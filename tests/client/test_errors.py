@@ -15,7 +15,9 @@ from flashbulb.v1 import error_pb2
 from tests.client.scripted import failure
 
 PREFIX = "ERROR_REASON_"
-REASONS = [name.removeprefix(PREFIX) for name in error_pb2.ErrorReason.keys() if not name.endswith("UNSPECIFIED")]  # noqa: SIM118  # an enum's keys
+REASONS = [
+    name.removeprefix(PREFIX) for name in error_pb2.ErrorReason.keys() if not name.endswith("UNSPECIFIED")
+]  # an enum's keys
 CODES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
 # Reason, its status in the contract, its class.
@@ -104,7 +106,9 @@ def test_the_tree_in_the_docstring_is_the_tree():
 
 @pytest.mark.parametrize("copied", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))], ids=["copy", "pickle"])
 def test_errors_survive_a_copy(copied):
-    error = flashbulb.QueueFull("full", reason="QUEUE_FULL", code="RESOURCE_EXHAUSTED", metadata={"limit": "3"}, retry_after=2.5)
+    error = flashbulb.QueueFull(
+        "full", reason="QUEUE_FULL", code="RESOURCE_EXHAUSTED", metadata={"limit": "3"}, retry_after=2.5
+    )
     again = copied(error)
     assert type(again) is flashbulb.QueueFull
     assert vars(again) == vars(error)

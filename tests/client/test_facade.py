@@ -57,7 +57,7 @@ def test_the_stubs_alone_are_cheap():
 
 
 def test_the_client_needs_neither_typer_nor_pillow():
-    code = "import sys; from flashbulb import Client; print([m for m in ('typer', 'rich', 'PIL') if m in sys.modules])"
+    code = "import sys; from flashbulb import Client; print([m for m in ('typer', 'PIL') if m in sys.modules])"
     assert python(code) == "[]\n"
 
 
@@ -113,11 +113,11 @@ def test_bad_hosts(host):
         load("a:b", host, None)
 
 
-@pytest.mark.parametrize("key", ["", "secret", ":secret", "id:", "id:sec\nret", "id:sécret"])
+@pytest.mark.parametrize("key", ["", "hidden", ":hidden", "name:", "name:hid\nden", "name:hïdden"])
 def test_bad_keys(key):
     with pytest.raises(ConfigurationError, match="id:secret") as caught:
         load(key, None, None)
-    assert not key or key not in str(caught.value)
+    assert "hid" not in str(caught.value)
 
 
 def test_settings_come_from_arguments_then_the_environment_then_defaults(monkeypatch):
@@ -136,7 +136,10 @@ def test_tls_overrides_the_host(tmp_path):
     assert not load("a:b", "https://x", False).secure
     assert load("a:b", "x:1", True).secure
     assert load("a:b", "x:1", tmp_path / "ca.pem").roots == tmp_path / "ca.pem"
-    with flashbulb.Client("a:b", "x:1", tls=tmp_path / "ca.pem") as client, pytest.raises(ConfigurationError, match=r"ca\.pem"):
+    with (
+        flashbulb.Client("a:b", "x:1", tls=tmp_path / "ca.pem") as client,
+        pytest.raises(ConfigurationError, match=r"ca\.pem"),
+    ):
         client.models()
 
 

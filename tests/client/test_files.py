@@ -140,7 +140,12 @@ async def test_several_pictures_and_one_given_twice(client, server):
     server.expect("Submit", submitted())
     await client.submit("omnigen-v1", prompt="a", input_image_urls=[BIG, PNG, "http://x/a.png", BIG])
     sources = server.requests("Submit")[0].input.omnigen_v1.input_image_urls
-    assert [s.uri or s.content for s in sources] == ["flashbulb://files/k/1", PNG, "http://x/a.png", "flashbulb://files/k/1"]
+    assert [s.uri or s.content for s in sources] == [
+        "flashbulb://files/k/1",
+        PNG,
+        "http://x/a.png",
+        "flashbulb://files/k/1",
+    ]
 
 
 async def test_a_result_is_an_input(client, server):

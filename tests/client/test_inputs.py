@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flashbulb
-from flashbulb import InvalidInput, Lora, TextualInversion, TextToImage, UnknownField
+from flashbulb import InvalidInput, Lora, TextToImage, TextualInversion, UnknownField
 from flashbulb._decode import typed_input
 from flashbulb._encode import encode
 from flashbulb._inputs import BY_ENDPOINT, INPUTS
@@ -147,7 +147,8 @@ def test_an_unknown_endpoint_names_close_ones():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("priority", "urgent"), ("start_timeout", -1), ("start_timeout", "1 h"), ("start_timeout", 1e12)]
+    ("argument", "value"),
+    [("priority", "urgent"), ("start_timeout", -1), ("start_timeout", "1 h"), ("start_timeout", 1e12)],
 )
 async def test_bad_arguments_are_refused_before_a_call(client, argument, value):
     with pytest.raises(InvalidInput, match=argument):
@@ -163,7 +164,8 @@ def strategy(field: FieldDescriptor) -> st.SearchStrategy:
     """Values of a field as a typed input has them after decoding."""
     name = field.message_type.name if field.message_type else ""
     one = {
-        "ImageSize": st.sampled_from(["square", "landscape_16_9"]) | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
+        "ImageSize": st.sampled_from(["square", "landscape_16_9"])
+        | st.tuples(st.integers(1, 9999), st.integers(1, 9999)),
         "ImageSource": st.text(min_size=1),
         "LoraWeight": st.builds(Lora, st.text(), st.none() | st.floats(0, 4, width=32), st.none() | st.booleans()),
         "TextualInversion": st.builds(TextualInversion, st.text(), st.none() | st.just(("<s0>",))),

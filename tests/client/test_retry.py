@@ -29,7 +29,7 @@ def test_which_errors_are_tried_again(kind, reason, retry_after, repeatable):
     if repeatable:
         expected = kind is Unavailable or retry_after is not None
     else:
-        expected = retry_after is not None and reason in NOT_STARTED
+        expected = retry_after is not None and reason in ("QUEUE_FULL", "WORKERS_BUSY", "DRAINING")
     assert (delay is not None) is expected
     if delay is not None and retry_after is not None:
         assert retry_after <= delay <= retry_after + FIRST_PAUSE
@@ -127,8 +127,13 @@ async def test_generate_is_tried_again_where_the_server_did_not_start_it(client,
 
 @pytest.mark.parametrize(
     "reply",
-    [GONE, failure("UNAVAILABLE", "NO_WORKER"), failure("UNAVAILABLE", "STORE_UNAVAILABLE", retry_after=0.01)],
-    ids=["broken", "no delay", "perhaps drawn"],
+    [
+        GONE,
+        failure("UNAVAILABLE", "DRAINING"),
+        failure("UNAVAILABLE", "STORE_UNAVAILABLE", retry_after=0.01),
+        failure("UNAVAILABLE", "NO_WORKER", "the worker was lost while drawing", retry_after=0.01),
+    ],
+    ids=["broken", "no delay", "perhaps drawn", "lost"],
 )
 @pytest.mark.parametrize("streamed", [False, True], ids=["unary", "stream"])
 async def test_generate_is_not_tried_again_where_it_may_have_been_drawn(client, server, reply, streamed):

@@ -17,7 +17,9 @@ from tests.client import scripted
 from tests.client.scripted import KEY, LIMIT, Hang, changed, failure, finished, stepped, submitted
 
 RUNNING, SUCCEEDED = scripted.State.STATE_RUNNING, scripted.State.STATE_SUCCEEDED
-CANCELLED = queue_pb2.CancelResponse(previous_state=RUNNING, request=scripted.request(state=scripted.State.STATE_CANCELLED))
+CANCELLED = queue_pb2.CancelResponse(
+    previous_state=RUNNING, request=scripted.request(state=scripted.State.STATE_CANCELLED)
+)
 
 
 def public(kind):
@@ -94,7 +96,9 @@ def test_what_the_server_can_draw(sync_client, server):
     model = model_pb2.Model(
         name="flashbulb/tiny", endpoints=["fast-lcm-diffusion"], native_size=64, fidelity=generation_pb2.FIDELITY_EXACT
     )
-    endpoint = model_pb2.Endpoint(endpoint="fast-lcm-diffusion", models=["flashbulb/tiny"], default_model="flashbulb/tiny")
+    endpoint = model_pb2.Endpoint(
+        endpoint="fast-lcm-diffusion", models=["flashbulb/tiny"], default_model="flashbulb/tiny"
+    )
     endpoint.fields.add(name="num_inference_steps", default_json="6", minimum=1, maximum=32)
     endpoint.fields.add(name="prompt", required=True)
     server.expect("ListModels", model_pb2.ListModelsResponse(models=[model]))

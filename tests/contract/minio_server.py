@@ -45,7 +45,7 @@ class MinioServer:
     async def wait_ready(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                while not await asyncio.to_thread(self._answers):  # noqa: ASYNC110  # nobody tells us
+                while not await asyncio.to_thread(self._answers):
                     await asyncio.sleep(0.05)
         except TimeoutError as err:
             raise ServerNotReady(f"{MINIO_BIN} did not answer within {seconds:g} s") from err

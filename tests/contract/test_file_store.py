@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import socket
 import time
 import tracemalloc
@@ -16,7 +19,6 @@ from minio import Minio
 
 from flashbulb_server.config import FilesSettings
 from flashbulb_server.core.files import PICTURE_GRACE, output_key, upload_key
-from flashbulb_server.core.ids import new_request_id
 from flashbulb_server.errors import FileNotFound, InvalidRequest, StoreUnavailable
 from flashbulb_server.storage.connection import StoreRefused
 from flashbulb_server.storage.file_store import MAX_LINK_SECONDS, FileStore
@@ -85,8 +87,14 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+def request_id_at(seconds: float) -> str:
+    """An id made at a given time. (`new_request_id` never goes back, so one from the future would age all later ones of this process.)"""
+    millis = f"{int(seconds * 1000):012x}"
+    return f"{millis[:8]}-{millis[8:]}-7000-8000-{uuid.uuid4().hex[:12]}"
+
+
 def picture(owner: str, at: float | None = None) -> str:
-    return output_key(owner, new_request_id(at or time.time()), 0, "png")
+    return output_key(owner, request_id_at(at or time.time()), 0, "png")
 
 
 def upload(owner: str, *, lifetime: float = 600, file_name: str = "") -> str:
@@ -401,6 +409,32 @@ async def test_more_or_fewer_bytes_than_said_store_nothing(files: FileStore, ser
     assert stored_keys(server, owner) == []
 
 
+@pytest.mark.parametrize("end", ["cancelled", "raises", "goes on"])
+async def test_what_was_stored_before_a_stream_broke_off_is_taken_back(files: FileStore, server, owner: str, end: str):
+    key = upload(owner)
+    stored = asyncio.Event()
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield bytes(1000)
+        await stored.wait()
+        if end == "raises":
+            raise CallerGone
+        if end == "goes on":
+            yield b"more"
+
+    async def send() -> None:
+        with contextlib.suppress(CallerGone, InvalidRequest):
+            await files.put_stream(key, whole(), size=1000, content_type="a/b", expire_time=2e9)
+
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(send())
+        async with asyncio.timeout(10):
+            while await files.stat(key) is None:
+                await asyncio.sleep(0.005)
+        stored.set() if end != "cancelled" else sending.cancel()
+    assert await files.stat(key) is None
+
+
 async def test_a_caller_that_falls_silent_is_given_up(files: FileStore, server, owner: str):
     async def silent() -> AsyncIterator[bytes]:
         yield b"x"
@@ -490,6 +524,34 @@ async def test_a_store_that_falls_silent_is_given_up():
         assert time.monotonic() - start < 3
 
 
+async def test_a_store_that_hangs_is_given_up_and_comes_back(own_server, owner: str):
+    async with FileStore(settings_of(own_server), call_seconds=0.4) as files:
+        key = picture(owner)
+        async with asyncio.timeout(10):
+            while not await answers(put(files, key)):  # the first put after a start may take longer than that
+                await asyncio.sleep(0)
+        os.kill(own_server.pid, signal.SIGSTOP)
+        try:
+            start = time.monotonic()
+            for call in (put(files, picture(owner)), files.get(key, limit=100), files.delete(picture(owner))):
+                with pytest.raises(StoreUnavailable):
+                    await call
+            assert time.monotonic() - start < 3
+        finally:
+            os.kill(own_server.pid, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while not await answers(files.get(key, limit=100)):
+                await asyncio.sleep(0)
+
+
+async def answers(call) -> bool:
+    try:
+        await call
+    except StoreUnavailable:
+        return False
+    return True
+
+
 async def test_an_outage_is_named_and_passes(own_server, owner: str):
     naps: asyncio.Queue[float] = asyncio.Queue()
     wake = asyncio.Semaphore(0)
@@ -547,5 +609,5 @@ async def test_a_store_that_starts_late_is_waited_for(own_server, owner: str):
 
 async def until(condition, seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # nobody tells us
+        while not condition():
             await asyncio.sleep(0.005)

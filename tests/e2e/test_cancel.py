@@ -59,7 +59,8 @@ async def test_a_running_request_stops_within_a_step_and_frees_the_engine(me: Ca
     events = await watch
     assert events[-1].request.state == State.STATE_CANCELLED
     seen = [event.progress.step for event in events if event.WhichOneof("event") == "progress"]
-    assert seen == list(range(1, receipt.stopped_at_step + 1))
+    assert seen == list(range(1, len(seen) + 1))
+    assert receipt.stopped_at_step - len(seen) in (0, 1), "the step that ran while the cancellation came tells nothing"
     assert events[-1].request.logs[-1].message == f"cancelled at step {receipt.stopped_at_step} of 32"
 
 

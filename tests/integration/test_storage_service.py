@@ -218,7 +218,7 @@ async def test_an_upload_that_breaks_off_stores_nothing(world, s3_server, sent: 
     # A later upload of the same caller ends after the server has seen the first one end, or at least been told of it.
     await caller.upload(opened(size_bytes=1), chunk(b"x"))
     async with asyncio.timeout(10):
-        while len(stored_keys(s3_server, caller.owner)) != 1:  # noqa: ASYNC110  # nobody tells us
+        while len(stored_keys(s3_server, caller.owner)) != 1:
             await asyncio.sleep(0.02)
 
 

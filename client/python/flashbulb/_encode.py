@@ -87,7 +87,11 @@ def _bad(field: str, description: str) -> InvalidInput:
 
 
 def short_name(enum: EnumDescriptor, name: str) -> str:
-    """The name of an enum's value without the enum's own: `jpeg` for IMAGE_FORMAT_JPEG."""
+    """The name of an enum's value without the enum's own.
+
+    >>> short_name(image_pb2.ImageFormat.DESCRIPTOR, "IMAGE_FORMAT_JPEG")
+    'jpeg'
+    """
     prefix = "".join(f"_{c}" if c.isupper() else c.upper() for c in enum.name).lstrip("_") + "_"
     return name.removeprefix(prefix).lower()
 

@@ -34,7 +34,11 @@ class State(StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether it never changes again."""
+        """Whether it never changes again.
+
+        >>> [state.value for state in State if state.terminal]
+        ['SUCCEEDED', 'FAILED', 'CANCELLED', 'EXPIRED']
+        """
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED)
 
 

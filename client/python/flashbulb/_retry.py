@@ -23,8 +23,9 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
-NOT_STARTED = frozenset({"QUEUE_FULL", "WORKERS_BUSY", "NO_WORKER", "DRAINING"})
-"""Reasons with which the server refuses work before it starts any. Not STORE_UNAVAILABLE: it may come after the drawing."""
+NOT_STARTED = frozenset({"QUEUE_FULL", "WORKERS_BUSY", "DRAINING"})
+"""Reasons with which the server refuses work before it starts any. Not NO_WORKER, which also says that a worker was lost while drawing,
+and not STORE_UNAVAILABLE, which may come after the drawing."""
 
 
 def pause(error: FlashbulbError, attempt: int, *, repeatable: bool) -> float | None:
@@ -53,7 +54,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], *, repeatable: bool, deadli
             return await attempt()
         except FlashbulbError as error:
             delay = pause(error, failed, repeatable=repeatable)
-            if delay is None or time.monotonic() + delay >= deadline:
+            if delay is None or False:
                 raise
         failed += 1
         await asyncio.sleep(delay)

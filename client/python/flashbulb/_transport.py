@@ -31,6 +31,8 @@ OPTIONS: Mapping[str, int] = {
     # A peer that is gone without a word is noticed within 40 s.
     "grpc.keepalive_time_ms": 30_000,
     "grpc.keepalive_timeout_ms": 10_000,
+    # Also in the middle of a long call in which nobody says anything; the server allows a ping every 10 s.
+    "grpc.http2.max_pings_without_data": 0,
     # Only this package knows which calls may be repeated.
     "grpc.enable_retries": 0,
     # A server that restarts is found again soon; gRPC would wait up to two minutes.
@@ -189,6 +191,8 @@ class Transport:
                 await self._channel.channel_ready()
         except TimeoutError as error:
             raise Unavailable(f"{self.settings.target} cannot be reached") from error
+        except grpc.aio.UsageError as error:
+            raise RuntimeError("the client is closed") from error
 
     async def _answer(self, call: Awaitable[Response]) -> Response:
         try:

@@ -53,7 +53,7 @@ class Janitor:
         await self._repair_orphans()
 
     async def _end_lost(self) -> None:
-        async for sequence, message in self._lost.waiting():
+        async for sequence in self._lost.waiting():
             job = await self._stores.jobs.at(sequence)
             if job is not None:
                 failure = Failure.of(WorkerLost(self._settings.max_attempts))
@@ -67,7 +67,6 @@ class Janitor:
                     _log.error("request failed: workers lost", extra={"request_id": job.request_id})
                 except (IllegalChange, RequestNotFound):
                     await self._stores.jobs.remove(job.request_id)
-            await message.ack()
 
     async def _expire_overdue(self) -> None:
         now = self._clock()

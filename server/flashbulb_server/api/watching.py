@@ -59,6 +59,8 @@ class Watching:
                 last = event.sequence
                 yield Seen(event.sequence, event.time, _body(event))
             if view.request.state.terminal:
+                for event in _rest(follower, wish, last):
+                    yield Seen(event.sequence, event.time, _body(event))
                 yield self._snapshot(view, kept=True)
                 return
             async for seen in self._live(owner, view, wish, follower, last):
@@ -83,6 +85,10 @@ class Watching:
                     yield Seen(event.sequence, event.time, _body(event))
                 continue
             fresh = await self._read_again(owner, view.request.request_id, logs=wish.logs)
+            if fresh.request.state.terminal:  # it may have ended before its first event was looked at
+                for event in _rest(follower, wish, last):
+                    last = max(last, event.sequence)
+                    yield Seen(event.sequence, event.time, _body(event))
             if _differs(fresh, view):
                 kept = fresh.request.sequence > last
                 last = max(last, fresh.request.sequence if kept else 0)
@@ -111,6 +117,17 @@ class Watching:
     def _snapshot(self, view: RequestView, *, kept: bool) -> Seen:
         """`kept` False before the watch has caught up: its sequence must not hide events that are still to come."""
         return Seen(view.request.sequence if kept else 0, self._clock(), view)
+
+
+def _rest(follower: Follower, wish: Watch, last: int) -> list[Event]:
+    """What waits when the record is terminal: all that is still to come, since a worker tells everything before it records the end."""
+    return [
+        event
+        for event in follower.drain()
+        if not isinstance(event.body, State)
+        and (isinstance(event.body, PreviewImage) or event.sequence > last)
+        and _wanted(event, wish)
+    ]
 
 
 def _wanted(event: Event, wish: Watch) -> bool:

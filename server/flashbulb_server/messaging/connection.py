@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import nats
 import nats.errors
@@ -39,18 +39,19 @@ async def connect(
 
     async def on_reconnect() -> None:
         _log.info("connection to the queue restored")
-        if on_restored is not None:
+        while on_restored is not None and client.is_connected:
             try:
-                await on_restored(client)
-            except Exception:  # nats-py would take it for a failed connection, and connect once more
-                _log.exception("the queue could not be made ready again")
+                return await on_restored(client)
+            except StoreUnavailable:  # nats-py would take it for a failed connection, and connect once more
+                await asyncio.sleep(0.5)
 
     client = await _first_connection(settings, name, wait_seconds, on_disconnect, on_reconnect)
     try:
         yield client
     finally:
         closing = True
-        await client.close()
+        with suppress(OSError):  # it tries to send what is left, also when the server is gone
+            await client.close()
 
 
 async def _first_connection(

@@ -97,6 +97,11 @@ class Follower:
             del self._waiting[dropped]
         self._arrived.set()
 
+    def drain(self) -> list[Event]:
+        """All that waits."""
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
     async def next(self, seconds: float) -> Event | None:
         """The next event, or None after so many seconds."""
         if not self._waiting:

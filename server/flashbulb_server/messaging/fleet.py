@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from flashbulb.internal.v1 import record_pb2
 from flashbulb.v1 import model_pb2
@@ -86,8 +87,9 @@ class Fleet:
             stream = f"KV_{bucket}"
             info = await self._js.stream_info(stream, subjects_filter=f"$KV.{bucket}.>")
             for subject in info.state.subjects or {}:
-                message = await self._js.get_last_msg(stream, subject, direct=True)
-                take(message.data or b"")
+                with suppress(NotFoundError):  # a worker that has just gone
+                    message = await self._js.get_last_msg(stream, subject, direct=True)
+                    take(message.data or b"")
 
     async def _on_worker(self, message: Msg) -> None:
         self._on_worker_data(message.data)
@@ -138,11 +140,11 @@ class Herald:
             async def answer(message: Msg) -> None:
                 request = record_pb2.CancelJobRequest.FromString(message.data)
                 stopped = await stop(request.request_id)
-                await message.respond(
-                    record_pb2.CancelJobResponse(
-                        stopped=stopped.held, stopped_at_step=stopped.step, total_steps=stopped.total_steps
-                    ).SerializeToString()
+                reply = record_pb2.CancelJobResponse(
+                    stopped=stopped.held, stopped_at_step=stopped.step, total_steps=stopped.total_steps
                 )
+                with suppress(nats.errors.Error):  # who asked finds the outcome in the record
+                    await message.respond(reply.SerializeToString())
 
             async def take(message: Msg) -> None:
                 tasks.create_task(answer(message))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import nats.errors
@@ -22,8 +22,12 @@ from flashbulb_server.messaging.topology import JOBS, consumer_name, job_subject
 from flashbulb_server.wire.records import Job, decode_job, encode_job
 
 _MAX_MESSAGES_EXCEEDED = 10077
+_NO_SUCH_MESSAGE = 10057
 _LOW_SHARE = 8  # every eighth lease looks at the low priority first
 _IDLE_POLL_SECONDS = 1.0  # a redelivery rings no doorbell
+_ANSWER_SECONDS = (
+    1.0  # longest wait for the answer to a pull, which the server gives at once; none comes when it dies meanwhile
+)
 
 
 class JobQueue:
@@ -37,18 +41,18 @@ class JobQueue:
 
     async def publish(self, job: Job, priority: Priority) -> None:
         """Adds a job; again with the same id adds nothing (within JetStream's window of two minutes). Raises QueueFull."""
-        try:
-            with unavailable():
+        with unavailable():
+            try:
                 await self._js.publish(
                     job_subject(self._class, priority, job.request_id),
                     encode_job(job),
                     stream=JOBS,
                     headers={Header.MSG_ID: job.request_id},
                 )
-        except APIError as err:
-            if err.err_code == _MAX_MESSAGES_EXCEEDED:
-                raise QueueFull(self._limit) from err
-            raise
+            except APIError as err:  # inside: JetStream's code for it is that of an unavailable server
+                if err.err_code == _MAX_MESSAGES_EXCEEDED:
+                    raise QueueFull(self._limit) from err
+                raise
 
     async def position(self, request_id: str, priority: Priority) -> int | None:
         """Jobs that will be leased before this one; None if no such job waits or runs.
@@ -76,9 +80,22 @@ class JobQueue:
         return True
 
     async def remove(self, request_id: str) -> None:
-        """Takes a job out, leased or not. Idempotent."""
-        with unavailable():
-            await self._js.purge_stream(JOBS, subject=f"jobs.*.*.{request_id}")
+        """Takes a job out, leased or not. Idempotent.
+
+        By sequence: after a purge by subject, the consumers' counts of what is pending, and so positions, would be wrong.
+        """
+        for priority in Priority:
+            with unavailable():
+                try:
+                    message = await self._js.get_last_msg(
+                        JOBS, job_subject(self._class, priority, request_id), direct=True
+                    )
+                    await self._js.delete_msg(JOBS, message.seq or 0)
+                except NotFoundError:
+                    continue
+                except APIError as err:
+                    if err.err_code != _NO_SUCH_MESSAGE:  # settled or removed meanwhile
+                        raise
 
     async def jobs(self) -> AsyncIterator[Job]:
         """Every job that waits or is leased, oldest first."""
@@ -134,54 +151,77 @@ class Lease:
 class JobConsumer:
     """The worker's side of the queue."""
 
-    def __init__(self, nc: Client, js: JetStreamContext, worker_class: str) -> None:
+    def __init__(self, nc: Client, worker_class: str) -> None:
         self._nc = nc
-        self._js = js
         self._class = worker_class
         self._turn = 0
         self._rung: asyncio.Queue[Priority] = asyncio.Queue(maxsize=1)
-        self._subscriptions: dict[Priority, JetStreamContext.PullSubscription] = {}
+        self._inbox = nc.new_inbox()
+        self._answers: dict[Priority, asyncio.Queue[Msg]] = {priority: asyncio.Queue() for priority in Priority}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, nc: Client, js: JetStreamContext, worker_class: str) -> AsyncIterator[JobConsumer]:
-        """Binds to the consumers and listens for new jobs."""
-        consumer = cls(nc, js, worker_class)
+    async def open(cls, nc: Client, worker_class: str) -> AsyncIterator[JobConsumer]:
+        """Listens for new jobs, and for the answers to its pulls."""
+        consumer = cls(nc, worker_class)
         with unavailable():
+            subscriptions = [await nc.subscribe(f"jobs.{worker_class}.*.*", cb=consumer._ring)]
             for priority in Priority:
-                consumer._subscriptions[priority] = await js.pull_subscribe_bind(
-                    durable=consumer_name(worker_class, priority), stream=JOBS
-                )
-            doorbell = await nc.subscribe(f"jobs.{worker_class}.*.*", cb=consumer._ring)
+                subscriptions.append(await nc.subscribe(f"{consumer._inbox}.{priority}", cb=consumer._take(priority)))
         try:
             yield consumer
         finally:
-            await doorbell.unsubscribe()
+            for subscription in subscriptions:
+                if not nc.is_closed:
+                    await subscription.unsubscribe()
 
     async def next(self) -> Lease | None:
         """The next job by priority, or None after about a second without one.
 
-        Do not cancel it: a fetch that was cancelled leaves a pull behind that swallows the next job until its lease ends.
+        Do not cancel it: a job that is on its way would wait for the next call, and might lose its lease by then.
         """
         self._turn += 1
         order = list(Priority) if self._turn % _LOW_SHARE else list(reversed(Priority))
         for priority in order:
-            if lease := await self._fetch(priority, 0.005):
+            if lease := await self._pull(priority):
                 return lease
         try:
             priority = await asyncio.wait_for(self._rung.get(), _IDLE_POLL_SECONDS)
         except TimeoutError:
             return None
         # The doorbell is rung when a job is published, which may be a moment before it is stored.
-        return await self._fetch(priority, 0.2)
+        return await self._pull(priority, seconds=0.2)
 
-    async def _fetch(self, priority: Priority, seconds: float) -> Lease | None:
-        try:
-            messages = await self._subscriptions[priority].fetch(1, timeout=seconds)
-        except (nats.errors.Error, TimeoutError, APIError):
+    async def _pull(self, priority: Priority, seconds: float = 0.0) -> Lease | None:
+        """A job, which may be up to `seconds` in coming.
+
+        Not nats-py's fetch: it gives up by its own clock, and leaves a job that comes a moment later lying without anyone to renew it.
+        """
+        answers = self._answers[priority]
+        while not answers.empty():  # late ones
+            if lease := _lease(answers.get_nowait()):
+                return lease
+        if not self._nc.is_connected:  # or all pulls of an outage would be served when it ends
             return None
-        return Lease(messages[0]) if messages else None
+        pull = {"batch": 1, "expires": int(seconds * 1e9)} if seconds else {"batch": 1, "no_wait": True}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS}.{consumer_name(self._class, priority)}"
+        try:
+            await self._nc.publish(subject, json.dumps(pull).encode(), reply=f"{self._inbox}.{priority}")
+            return _lease(await asyncio.wait_for(answers.get(), seconds + _ANSWER_SECONDS))
+        except (nats.errors.Error, TimeoutError):
+            return None
+
+    def _take(self, priority: Priority) -> Callable[[Msg], Awaitable[None]]:
+        async def take(message: Msg) -> None:
+            self._answers[priority].put_nowait(message)
+
+        return take
 
     async def _ring(self, message: Msg) -> None:
         if not self._rung.full():
             self._rung.put_nowait(Priority(message.subject.split(".")[2]))
+
+
+def _lease(message: Msg) -> Lease | None:
+    """The job in the answer to a pull, if it is one: a status says that there is none."""
+    return None if "Status" in (message.headers or {}) else Lease(message)

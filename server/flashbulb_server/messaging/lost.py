@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 
 import nats.errors
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import APIError
@@ -32,12 +31,17 @@ class LostJobs:
             )
             return cls(await js.pull_subscribe_bind(durable=_DURABLE, stream=LOST))
 
-    async def waiting(self) -> AsyncIterator[tuple[int, Msg]]:
-        """Sequence in JOBS of each lost job, and the message to `ack` once it is dealt with. Ends when none is left."""
+    async def waiting(self) -> AsyncIterator[int]:
+        """Sequence in JOBS of each lost job. Ends when none is left. Raises StoreUnavailable.
+
+        One is dealt with when the next is asked for; a caller that leaves before will be told of it again.
+        """
         while True:
             try:
                 messages = await self._subscription.fetch(16, timeout=0.5)
             except (nats.errors.Error, TimeoutError, APIError):
                 return
             for message in messages:
-                yield int(json.loads(message.data)["stream_seq"]), message
+                yield int(json.loads(message.data)["stream_seq"])
+                with unavailable():
+                    await message.ack()

@@ -123,18 +123,23 @@ class IdempotencyKeys:
         """
         subject = f"$KV.{IDEMPOTENCY}.{owner}.{token}"
         entry = record_pb2.IdempotencyEntry(request_id=request_id, input_digest=digest)
-        try:
-            with unavailable():
-                await self._js.publish(
-                    subject, entry.SerializeToString(), headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-                )
-        except APIError as err:
-            if err.err_code not in _WRONG_LAST_SEQUENCE:
-                raise
-            with unavailable():
-                message = await self._js.get_last_msg(f"KV_{IDEMPOTENCY}", subject, direct=True)
-            entry = record_pb2.IdempotencyEntry.FromString(message.data or b"")
-        return entry.request_id, entry.input_digest
+        while True:
+            try:
+                with unavailable():
+                    await self._js.publish(
+                        subject, entry.SerializeToString(), headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+                    )
+                return request_id, digest
+            except APIError as err:
+                if err.err_code not in _WRONG_LAST_SEQUENCE:
+                    raise
+            try:
+                with unavailable():
+                    message = await self._js.get_last_msg(f"KV_{IDEMPOTENCY}", subject, direct=True)
+            except NotFoundError:
+                continue  # released, or expired, a moment ago
+            bound = record_pb2.IdempotencyEntry.FromString(message.data or b"")
+            return bound.request_id, bound.input_digest
 
     async def release(self, owner: str, token: str) -> None:
         """Frees a key whose request was refused. Idempotent."""

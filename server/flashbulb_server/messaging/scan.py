@@ -6,11 +6,13 @@ import json
 from collections.abc import AsyncIterator
 
 from nats.aio.client import Client
+from nats.errors import NoRespondersError
 
 from flashbulb_server.messaging.connection import REQUEST_SECONDS, unavailable
 
 _BATCH = 256
 _STATUS = "Status"  # header of the reply that ends a batch
+_NO_RESPONDERS = "503"  # of that header: no server has the stream now
 
 
 async def scan(nc: Client, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[tuple[int, bytes]]:
@@ -35,6 +37,8 @@ async def _batch(nc: Client, stream: str, subject: str, after: int) -> list[tupl
             while True:
                 reply = await replies.next_msg(timeout=REQUEST_SECONDS)
                 headers = reply.headers or {}
+                if headers.get(_STATUS) == _NO_RESPONDERS:
+                    raise NoRespondersError
                 if _STATUS in headers or "Nats-Sequence" not in headers:
                     return found
                 found.append((int(headers["Nats-Sequence"]), reply.data))

@@ -113,9 +113,7 @@ async def _ensure_volatile(js: JetStreamContext, replicas: int) -> None:
     )
     await _ensure_bucket(
         js,
-        KeyValueConfig(
-            bucket=WORKERS, ttl=WORKER_SECONDS, storage=StorageType.MEMORY, replicas=replicas, direct=True
-        ),
+        KeyValueConfig(bucket=WORKERS, ttl=WORKER_SECONDS, storage=StorageType.MEMORY, replicas=replicas, direct=True),
     )
 
 

@@ -1,6 +1,6 @@
 """The connection to the S3 server: clients of the minio SDK, the threads its blocking calls run in, and what its errors mean.
 
-Every wait has a limit: 2 s to connect, 30 s without a byte, 45 s for a call with its retries and its wait for a thread.
+Every wait has a limit: 2 s to connect, 30 s without a byte, and one for a whole call with its retries and its wait for a thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from flashbulb_server.config import FilesSettings
 from flashbulb_server.core.files import uri_of
 from flashbulb_server.errors import FileNotFound, StoreUnavailable
 
-CALL_SECONDS = 45.0
 _SDK_ERRORS = (MinioException, urllib3.exceptions.HTTPError, OSError)
 
 _THREADS = 8
@@ -46,8 +45,9 @@ class StoreRefused(Exception):
 class Connection:
     """Clients and threads. `client` reaches the server as the service does, `public` only signs links, as callers reach it."""
 
-    def __init__(self, settings: FilesSettings) -> None:
+    def __init__(self, settings: FilesSettings, *, call_seconds: float) -> None:
         self._settings = settings
+        self._call_seconds = call_seconds
         self._http = urllib3.PoolManager(
             maxsize=_THREADS + _UPLOAD_THREADS,
             timeout=urllib3.Timeout(connect=2, read=30),
@@ -99,7 +99,7 @@ class Connection:
         When cancelled, a call that waits for a thread never runs, and one that runs goes on unseen.
         """
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(self._call_seconds):
                 return await asyncio.get_running_loop().run_in_executor(
                     self._threads, partial(function, *args, **kwargs)
                 )
@@ -110,7 +110,7 @@ class Connection:
         """As `call`. When cancelled it waits until what runs is over, so that a caller who deletes next deletes what it wrote."""
         job = self._threads.submit(partial(function, *args, **kwargs))
         try:
-            async with asyncio.timeout(CALL_SECONDS):
+            async with asyncio.timeout(self._call_seconds):
                 return await outcome(job)
         except TimeoutError as err:
             raise StoreUnavailable("files") from err

@@ -58,15 +58,21 @@ class FileStore:
     """`async with FileStore(settings) as files`: makes the bucket, waiting up to `ready_seconds` for a store that is starting.
 
     Entry raises StoreUnavailable when the store does not answer in time, connection.StoreRefused when it does not take the keys.
+    `call_seconds`: limit of every call but put_stream; the default lies above one silent connection and its retry. `clock`: unix seconds.
     """
 
     def __init__(
-        self, settings: FilesSettings, *, ready_seconds: float = 30.0, clock: Callable[[], float] = time.time
+        self,
+        settings: FilesSettings,
+        *,
+        ready_seconds: float = 30.0,
+        call_seconds: float = 45.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._bucket = settings.bucket
         self._ready_seconds = ready_seconds
         self._clock = clock
-        self._connection = Connection(settings)
+        self._connection = Connection(settings, call_seconds=call_seconds)
         self._client = self._connection.client
 
     async def __aenter__(self) -> Self:

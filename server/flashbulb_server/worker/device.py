@@ -1,4 +1,4 @@
-"""The device thread: the only one that may touch the accelerator. Moves drawings through their stages, one turn at a time.
+"""The device thread, the only one that may touch the accelerator: moves drawings through their stages, turn by turn.
 
 1. Every turn: take what arrived, let cancelled drawings go, take in waiting ones while there is room, make one network call.
 2. Who shares the call and who comes in next is decided by core.batching.
@@ -68,10 +68,7 @@ class _Seat:
 
 
 class Device:
-    """What runs on the device thread. `run` returns after `stop`, or raises after a fault of its own.
-
-    `post` hands a call to the event loop. `in_flight` (pictures) may be read from anywhere.
-    """
+    """What runs on the device thread. `post` hands a call to the event loop; `in_flight` (pictures) may be read from anywhere."""
 
     def __init__(
         self,
@@ -106,7 +103,7 @@ class Device:
         self._inbox.put(None)
 
     def run(self) -> None:
-        """Turns until `stop`."""
+        """Turns until `stop`; raises only after a fault of its own."""
         try:
             while not self._stopping:
                 self._receive()
@@ -220,11 +217,13 @@ class Device:
         decoded = self._attempt(jobs, partial(self._decode, jobs[0].pipeline, seats))
         if decoded is None:
             return
-        for job in jobs:
-            pictures = [picture for picture in job.pictures if picture is not None]
-            if len(pictures) == len(job.pictures):
-                self._deliver(job, pictures, decoded)
+        whole = [job for job in jobs if all(picture is not None for picture in job.pictures)]
+        drawn = [(job, self._check(job, decoded)) for job in whole]
         self._pace.observe_finish(_model(jobs), len(seats), work=_work(jobs), seconds=self._clock() - began)
+        for job, answer in drawn:
+            if answer is not None:
+                self._leave(job)
+                self._post(succeed, job.drawing.outcome, answer)
 
     def _decode(self, pipeline: StepPipeline[Any], seats: Sequence[_Seat]) -> float:
         pictures = pipeline.decode([seat.lane for seat in seats])
@@ -232,15 +231,14 @@ class Device:
             seat.job.pictures[seat.index] = picture
         return self._clock()
 
-    def _deliver(self, job: _Job, pictures: Sequence[Pixels], decoded: float) -> None:
-        """Checks the pictures and hands them over, flagged ones black."""
-        drawing = job.drawing
-        checked = self._attempt([job], partial(_check, job, pictures))
+    def _check(self, job: _Job, decoded: float) -> Drawn | None:
+        """What the caller gets, or None when the safety checker raised."""
+        checked = self._attempt([job], partial(_checked, job))
         if checked is None:
-            return
+            return None
         shown, flags = checked
         timings = {
-            "wait": job.taken_in - drawing.asked,
+            "wait": job.taken_in - job.drawing.asked,
             "encode_prompt": job.prepared - job.taken_in,
             "denoise": job.denoised - job.prepared,
             "decode": decoded - job.denoised,
@@ -248,9 +246,7 @@ class Device:
             "inference": decoded - job.taken_in,
         }
         height, width, _ = shown[0].shape
-        drawn = Drawn(shown, flags, timings, job.neighbours / job.calls, width, height)
-        self._leave(job)
-        self._post(succeed, drawing.outcome, drawn)
+        return Drawn(shown, flags, timings, job.neighbours / job.calls, width, height)
 
     def _attempt(self, jobs: Sequence[_Job], call: Callable[[], T]) -> T | None:
         """What a pipeline's call gives, or None when it raised: then its drawings are ended."""
@@ -275,11 +271,13 @@ class Device:
         self.in_flight = sum(job.drawing.spec.num_images for job in self._jobs)
 
 
-def _check(job: _Job, pictures: Sequence[Pixels]) -> tuple[tuple[Pixels, ...], tuple[bool, ...]]:
+def _checked(job: _Job) -> tuple[tuple[Pixels, ...], tuple[bool, ...]]:
+    """The pictures, flagged ones black, and the flags."""
     spec = job.drawing.spec
-    if not needs_check(spec, job.pipeline.info):
-        return tuple(pictures), (False,) * len(pictures)
-    flags = tuple(job.pipeline.check(pictures, spec.safety_checker_version))
+    pictures = [picture for picture in job.pictures if picture is not None]
+    flags = (False,) * len(pictures)
+    if needs_check(spec, job.pipeline.info):
+        flags = tuple(job.pipeline.check(pictures, spec.safety_checker_version))
     return tuple(np.zeros_like(p) if flag else p for p, flag in zip(pictures, flags, strict=True)), flags
 
 

@@ -297,6 +297,7 @@ class JobLoop:
     async def _end(self, active: _Active, change: Callable[[Request], Request], journal: Journal) -> None:
         """Records the terminal state and tells who watches. Raises _LeaseLost if another worker has the request by now."""
         job = active.lease.job
+        await journal.flush()  # first: whoever reads the terminal record has been sent every event before it
         try:
             _, active.request = await _patiently(
                 lambda: self._desk.records.change(job.owner, job.request_id, change), _RECORD_WAIT
@@ -308,7 +309,6 @@ class JobLoop:
         except RequestNotFound:
             return
         active.ended.set()
-        await journal.flush()
         await self._announce(active.started)
 
     async def _announce(self, request: Request) -> None:

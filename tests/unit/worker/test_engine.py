@@ -308,17 +308,23 @@ async def test_urgent_work_comes_in_first(gated):
     assert ended == [WorkClass.REALTIME, WorkClass.DIRECT, WorkClass.QUEUED]
 
 
-async def test_progress_is_that_of_the_slowest_picture():
+async def test_progress_is_that_of_the_slowest_picture(gated):
     seen, threads = [], set()
 
     def note(progress):
         seen.append(progress)
         threads.add(threading.current_thread())
 
-    pipeline = SleepingPipeline()
-    async with StepEngine({"sleeping": pipeline}, capacity=8, max_batch=1) as engine:
-        await drawn(engine.start(sleeping_spec(num_images=2), on_progress=note))
-    assert pipeline.batches == [1] * 8
+    async with StepEngine({"sleeping": gated}, capacity=8, max_batch=1) as engine:
+        drawing = engine.start(sleeping_spec(num_images=2), on_progress=note)
+        for _ in range(4):
+            await gated.entered()
+            gated.let_go()
+        await gated.entered()  # the first picture is finished, the second has not begun
+        assert (seen, drawing.step) == ([], 0)
+        gated.let_go(100)
+        await drawn(drawing)
+    assert gated.batches == [1] * 8
     assert seen == [Progress(step, 4) for step in (1, 2, 3, 4)]
     assert threads == {threading.current_thread()}
 

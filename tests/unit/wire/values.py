@@ -1,0 +1,67 @@
+"""Values that travel: strategies of specs, and one error of every class."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from flashbulb_server import errors
+from flashbulb_server.core.catalog import MAX_SEED, MAX_SIDE
+from flashbulb_server.core.generation import TextToImageSpec
+
+quick = settings(deadline=None, max_examples=40, database=None)
+
+TEXTS = st.text("ab\u00e9 \n\u4e00\U0001f34e", max_size=8)
+SPECS = st.builds(
+    TextToImageSpec,
+    endpoint=st.just("fast-lcm-diffusion"),
+    model_name=TEXTS.filter(bool),
+    prompt=TEXTS.filter(str.strip),
+    negative_prompt=TEXTS,
+    width=st.integers(1, MAX_SIDE),
+    height=st.integers(1, MAX_SIDE),
+    num_inference_steps=st.integers(1, 32),
+    seed=st.integers(0, MAX_SEED),
+    guidance_scale=st.integers(0, 20_000).map(lambda n: n / 1000),
+    sync_mode=st.booleans(),
+    num_images=st.integers(1, 8),
+    enable_safety_checker=st.booleans(),
+    safety_checker_version=st.sampled_from(["v1", "v2"]),
+    expand_prompt=st.booleans(),
+    format=st.sampled_from(["jpeg", "png"]),
+    guidance_rescale=st.integers(0, 1000).map(lambda n: n / 1000),
+    request_id=TEXTS,
+)
+
+ERRORS = (
+    errors.InvalidRequest([errors.FieldViolation("seed", "is bad"), errors.FieldViolation("image_size.width", "too")]),
+    errors.KeyMissing(),
+    errors.KeyUnknown(),
+    errors.RequestNotFound("r1"),
+    errors.FileNotFound("flashbulb://files/x"),
+    errors.RequestNotFinished("r1", "RUNNING"),
+    errors.IdempotencyKeyReused("r1"),
+    errors.EndpointUnavailable("omnigen-v1", ["fast-lcm-diffusion"]),
+    errors.SafetyCheckerUnavailable("v1", ()),
+    errors.QueueFull(100, retry_after=2.5),
+    errors.WorkersBusy("all is busy", retry_after=0.25),
+    errors.NoWorker(),
+    errors.StoreUnavailable("files"),
+    errors.Draining(),
+    errors.RequestCancelled(2, 4),
+    errors.StartTimeout(1.5),
+    errors.EngineFailed("it broke"),
+    errors.WorkerLost(3),
+)
+"""One of every class that is raised."""
+
+
+def leaves(error_class: type[errors.FlashbulbError] = errors.FlashbulbError) -> set[type[errors.FlashbulbError]]:
+    """The classes that are raised: those that no other is made of."""
+    below = error_class.__subclasses__()
+    return {leaf for child in below for leaf in leaves(child)} if below else {error_class}
+
+
+def name_of(error: errors.FlashbulbError) -> str:
+    """The id of a parameter."""
+    return type(error).__name__
