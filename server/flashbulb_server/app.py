@@ -19,7 +19,7 @@ import uvloop
 
 from flashbulb_server.config import Settings
 from flashbulb_server.core.tasks import task_group
-from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.errors import Misconfigured, StoreUnavailable
 from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Fleet, Herald
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from flashbulb_server.worker.engine import StepEngine
     from flashbulb_server.worker.jobs import JobLoop
 
+MISCONFIGURED = 2
+"""Exit code of a role that starting again would not help."""
 _ANNOUNCE_SECONDS = 1.0
 _MODELS_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
@@ -66,7 +68,10 @@ async def _until_stopped(role: AbstractAsyncContextManager[str], ready_file: Pat
             _log.info("ready", extra={"address": address})
             await stop.wait()
             _log.info("draining")
-    except (StoreUnavailable, OSError, ValueError) as err:
+    except Misconfigured as err:
+        _log.error("cannot run: the settings must be mended", extra={"problem": str(err)})
+        return MISCONFIGURED
+    except (StoreUnavailable, OSError) as err:
         _log.error("cannot run", extra={"problem": str(err)})
         return 1
     return 0
@@ -76,7 +81,7 @@ async def _until_stopped(role: AbstractAsyncContextManager[str], ready_file: Pat
 async def api(settings: Settings) -> AsyncIterator[str]:
     """The api role; gives its address while it serves.
 
-    Raises StoreUnavailable (a store does not answer), OSError (the port is taken), ValueError (bad keys).
+    Raises StoreUnavailable (a store does not answer), OSError (the port is taken), Misconfigured (keys, a store that refuses them).
     """
     from flashbulb_server.api.engines import Engines
     from flashbulb_server.api.files import Files
@@ -92,9 +97,12 @@ async def api(settings: Settings) -> AsyncIterator[str]:
     from flashbulb_server.api.results import Results
     from flashbulb_server.api.watching import Watching
 
-    keys = Keys.load(settings.api)
+    try:
+        keys = Keys.load(settings.api)
+    except ValueError as err:
+        raise Misconfigured(str(err)) from err
     if not keys:
-        raise ValueError("no keys: set FLASHBULB_API__KEYS or FLASHBULB_API__KEYS_FILE")
+        raise Misconfigured("no keys: set FLASHBULB_API__KEYS or FLASHBULB_API__KEYS_FILE")
     async with AsyncExitStack() as stack:
         files = await stack.enter_async_context(FileStore(settings.files))
         nc = await stack.enter_async_context(_connection(settings, "flashbulb-api"))
@@ -112,23 +120,26 @@ async def api(settings: Settings) -> AsyncIterator[str]:
         results = Results(files, url_seconds=settings.files.url_seconds)
         queueing = Queueing(stores, results, settings.queue, clock=time.time)
         engines = await stack.enter_async_context(Engines())
+        watching = Watching(queueing, stores.events, clock=time.time)
         servicers = Servicers(
             generation=GenerationServicer(Generating(fleet, engines, clock=time.time), fleet),
-            queue=QueueServicer(queueing, Watching(queueing, stores.events, clock=time.time), fleet),
+            queue=QueueServicer(queueing, watching, fleet),
             storage=StorageServicer(Files(files, url_seconds=settings.files.url_seconds)),
             models=ModelServicer(fleet),
         )
         janitor = Janitor(stores, queueing, await LostJobs.open(js), settings.queue, clock=time.time)
         sweeper = Sweeper(files, keep_seconds=settings.queue.keep_seconds, every_seconds=settings.files.sweep_seconds)
         await stack.enter_async_context(_background(janitor.run(), sweeper.run()))
-        yield await stack.enter_async_context(serve(servicers, keys, settings.api))
+        address = await stack.enter_async_context(serve(servicers, keys, settings.api))
+        stack.callback(watching.drain)
+        yield address
 
 
 @asynccontextmanager
 async def worker(settings: Settings) -> AsyncIterator[str]:
     """The worker role; gives the address of its EngineService while it works.
 
-    Raises StoreUnavailable, OSError (the address is taken), ValueError (a model cannot be loaded).
+    Raises StoreUnavailable, OSError (the address is taken), Misconfigured (a model cannot be loaded, a store refuses the keys).
     """
     from flashbulb_server.pipelines.loading import load_models
     from flashbulb_server.worker.delivery import Delivery

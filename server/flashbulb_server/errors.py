@@ -270,3 +270,7 @@ class WorkerLost(ServerFault):
 
     def __init__(self, attempts: int) -> None:
         super().__init__(f"{attempts} workers were lost while drawing it", metadata={"attempts": str(attempts)})
+
+
+class Misconfigured(Exception):
+    """The operator must mend the settings; no caller ever meets this. The message names what is wrong."""

@@ -83,17 +83,16 @@ async def test_normal_ones_are_started_first_and_each_kind_in_order(held: Held, 
 async def test_an_idle_worker_that_a_low_one_wakes_takes_the_normal_one(
     narrow_service: RunningService, narrow: Caller
 ) -> None:
-    """Both have come by the time that it looks."""
-    for _ in range(3):
+    """Both have come by the time that it looks. One in eight looks may begin with the low ones, so that none starves."""
+    early = 0
+    for _ in range(6):
         with stopped(narrow_service):
             low = (await narrow.submit(priority=LOW)).request_id
             normal = (await narrow.submit()).request_id
-            ahead = await positions(narrow, [normal, low])
-        ends = [await narrow.ended(request_id) for request_id in (normal, low)]
-        starts = [request.start_time.ToNanoseconds() for request in ends]
-        if ahead == [0, 1] and starts == sorted(starts):
-            return
-    raise AssertionError("the low one was taken first, three times")
+            assert await positions(narrow, [normal, low]) == [0, 1]
+        first, second = [(await narrow.ended(i)).start_time.ToNanoseconds() for i in (normal, low)]
+        early += second < first
+    assert early <= 2
 
 
 async def test_the_expected_time_grows_with_the_position(held: Held, narrow: Caller) -> None:

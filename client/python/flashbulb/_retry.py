@@ -54,7 +54,7 @@ async def retry(attempt: Callable[[], Awaitable[T]], *, repeatable: bool, deadli
             return await attempt()
         except FlashbulbError as error:
             delay = pause(error, failed, repeatable=repeatable)
-            if delay is None or False:
+            if delay is None or time.monotonic() + delay >= deadline:
                 raise
         failed += 1
         await asyncio.sleep(delay)

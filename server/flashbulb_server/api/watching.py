@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from flashbulb_server.api.queueing import Queueing, RequestView
 from flashbulb_server.core.generation import PreviewImage, Progress
 from flashbulb_server.core.requests import LogLine, State
-from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.errors import Draining, StoreUnavailable
 from flashbulb_server.messaging.events import EventBus, Follower
 from flashbulb_server.wire.records import Event
 
@@ -47,9 +47,14 @@ class Watching:
         self._queueing = queueing
         self._events = events
         self._clock = clock
+        self._draining = False
+
+    def drain(self) -> None:
+        """Ends every watch within a second with Draining, so that callers resume on another server."""
+        self._draining = True
 
     async def watch(self, owner: str, request_id: str, wish: Watch) -> AsyncGenerator[Seen, None]:
-        """Everything that happens, until the terminal state. Raises RequestNotFound, StoreUnavailable."""
+        """Everything that happens, until the terminal state. Raises RequestNotFound, StoreUnavailable, Draining."""
         async with self._events.follow(request_id, previews=wish.previews) as follower:
             view = await self._queueing.status(owner, request_id, logs=wish.logs)
             if not view.request.state.terminal:
@@ -77,6 +82,8 @@ class Watching:
     ) -> AsyncGenerator[Seen, None]:
         sent = self._clock()
         while True:
+            if self._draining:
+                raise Draining
             event = await follower.next(_QUIET_SECONDS)
             if event is not None and not isinstance(event.body, State):
                 if (isinstance(event.body, PreviewImage) or event.sequence > last) and _wanted(event, wish):

@@ -17,6 +17,7 @@ from flashbulb.internal.v1 import record_pb2
 from flashbulb.v1 import model_pb2
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.tasks import task_group
+from flashbulb_server.errors import NoWorker
 from flashbulb_server.messaging.connection import unavailable
 from flashbulb_server.messaging.topology import MODELS, WORKER_SECONDS, WORKERS
 from flashbulb_server.wire.outputs import from_model, to_model
@@ -71,6 +72,12 @@ class Fleet:
     def models(self) -> list[ModelInfo]:
         """Models that some worker has installed, running or not."""
         return list(self._models.values())
+
+    def installed(self) -> list[ModelInfo]:
+        """As `models`. Raises NoWorker while no worker has ever come: then it is not known what there is."""
+        if not self._models:
+            raise NoWorker
+        return self.models()
 
     async def cancel(self, worker_id: str, request_id: str, *, seconds: float) -> Stopped | None:
         """Asks a worker to stop a request at the next step. None: the worker does not answer."""

@@ -189,6 +189,8 @@ class JobConsumer:
             priority = await asyncio.wait_for(self._rung.get(), _IDLE_POLL_SECONDS)
         except TimeoutError:
             return None
+        if priority is Priority.LOW and (lease := await self._pull(Priority.NORMAL)):
+            return lease  # it has come as well by now, and goes first
         # The doorbell is rung when a job is published, which may be a moment before it is stored.
         return await self._pull(priority, seconds=0.2)
 

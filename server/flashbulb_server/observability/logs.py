@@ -29,8 +29,11 @@ def set_up(settings: LogSettings, *, role: str, stream: TextIO | None = None) ->
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.level)
-    for noisy in ("urllib3", "asyncio", "httpx"):  # speak of each call at INFO or DEBUG
+    for noisy in ("asyncio", "httpx"):  # speak of each call at INFO or DEBUG
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("urllib3").setLevel(
+        max(logging.ERROR, root.level)
+    )  # warns of every retry; we say once that a store is away
 
 
 class JsonFormatter(logging.Formatter):

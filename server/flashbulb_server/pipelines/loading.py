@@ -15,6 +15,7 @@ from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.catalog import FAST_LCM, ModelInfo
 from flashbulb_server.core.generation import TextToImageSpec
 from flashbulb_server.core.pipeline import StepPipeline
+from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.networks import load_networks
 from flashbulb_server.pipelines.safety import CHECKERS, SafetyChecker
@@ -30,7 +31,7 @@ LEAST_MAX_PIXELS = 1_048_576
 T = TypeVar("T")
 
 
-class UnusableFolder(Exception):
+class UnusableFolder(Misconfigured):
     """A configured folder cannot be loaded; the message names it and the problem."""
 
     def __init__(self, folder: Path, problem: object) -> None:

@@ -20,7 +20,7 @@ from minio.error import MinioException, S3Error
 
 from flashbulb_server.config import FilesSettings
 from flashbulb_server.core.files import uri_of
-from flashbulb_server.errors import FileNotFound, StoreUnavailable
+from flashbulb_server.errors import Misconfigured, FileNotFound, StoreUnavailable
 
 _SDK_ERRORS = (MinioException, urllib3.exceptions.HTTPError, OSError)
 
@@ -38,7 +38,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class StoreRefused(Exception):
+class StoreRefused(Misconfigured):
     """The S3 server refuses the keys, or rights that are needed; the operator must mend the settings."""
 
 

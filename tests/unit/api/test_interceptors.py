@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 
 import grpc
 import pytest
@@ -14,7 +15,15 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from flashbulb.v1 import queue_pb2, queue_pb2_grpc, realtime_pb2, realtime_pb2_grpc, storage_pb2, storage_pb2_grpc
+from flashbulb.v1 import (
+    generation_pb2,
+    queue_pb2,
+    queue_pb2_grpc,
+    realtime_pb2,
+    realtime_pb2_grpc,
+    storage_pb2,
+    storage_pb2_grpc,
+)
 from flashbulb_server import errors
 from flashbulb_server.api.grpc.interceptors import CallInterceptor, caller
 from flashbulb_server.api.keys import Keys, digest
@@ -49,6 +58,10 @@ class Scripted(
         return queue_pb2.GetStatusResponse(request=queue_pb2.GenerationRequest(request_id=request.request_id))
 
     async def WatchStatus(self, request, context):
+        if request.include_previews:
+            async with aclosing(self._flood()) as large:
+                async for preview in large:
+                    yield queue_pb2.WatchStatusResponse(preview=preview)
         async for number in self._answers(context):
             yield queue_pb2.WatchStatusResponse(sequence=number)
 
@@ -62,6 +75,14 @@ class Scripted(
         async for _ in request_iterator:
             async for number in self._answers(context):
                 yield realtime_pb2.ConnectResponse(sequence=number)
+
+    async def _flood(self) -> AsyncIterator[generation_pb2.Preview]:
+        try:
+            while True:
+                self.entered.set()
+                yield generation_pb2.Preview(content=bytes(1 << 20))  # more than HTTP/2 takes of what nobody reads
+        finally:
+            self.left.set()
 
     async def _answers(self, context) -> AsyncIterator[int]:
         try:
@@ -312,6 +333,15 @@ async def test_a_caller_that_goes_away_ends_the_handler(channel, servicer, shape
         await servicer.left.wait()
     with pytest.raises(asyncio.CancelledError):
         await read(call)
+
+
+async def test_a_caller_that_reads_nothing_and_goes_away_ends_the_handler(channel, servicer):
+    stub = queue_pb2_grpc.QueueServiceStub(channel)
+    call = stub.WatchStatus(queue_pb2.WatchStatusRequest(include_previews=True), metadata=KEY, timeout=LIMIT)
+    async with asyncio.timeout(LIMIT):
+        await servicer.entered.wait()
+        call.cancel()
+        await servicer.left.wait()
 
 
 @each_shape

@@ -121,12 +121,12 @@ class GenerationRequest(_message.Message):
     priority: Global___Priority.ValueType
     """Its priority."""
     queue_position: _builtins.int
-    """Requests that will be started before it, exactly: 0 is next. Unset unless QUEUED."""
+    """Requests that will be started before it, exactly: 0 is next. Unset unless QUEUED, and in List."""
     attempt: _builtins.int
     """How many workers have started it. Above 1 after a worker was lost."""
     @_builtins.property
     def eta(self) -> _duration_pb2.Duration:
-        """Expected span from now to the pictures, from measured times. Unset in a terminal state, or while nothing was measured."""
+        """Expected span from now to the pictures, from measured times. Unset in a terminal state, in List, or while nothing was measured."""
 
     @_builtins.property
     def progress(self) -> _generation_pb2.StepProgress:

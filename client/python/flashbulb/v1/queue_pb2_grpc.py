@@ -93,8 +93,9 @@ class QueueServiceServicer:
     def WatchStatus(self, request, context):
         """Streams what happens to a request, from its state now to its terminal state, then ends.
 
-        The first message is a snapshot. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses
-        intermediate events, never the terminal state. Errors: NOT_FOUND.
+        The first message is a snapshot, then come the events that are kept, then those that happen; the request in its terminal state
+        is last. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses intermediate events, never the
+        terminal state. Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the server shuts down: resume on another).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

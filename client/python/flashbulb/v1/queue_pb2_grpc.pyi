@@ -47,8 +47,9 @@ class QueueServiceStub:
     WatchStatus: _grpc.UnaryStreamMultiCallable[_queue_pb2.WatchStatusRequest, _queue_pb2.WatchStatusResponse]
     """Streams what happens to a request, from its state now to its terminal state, then ends.
 
-    The first message is a snapshot. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses
-    intermediate events, never the terminal state. Errors: NOT_FOUND.
+    The first message is a snapshot, then come the events that are kept, then those that happen; the request in its terminal state
+    is last. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses intermediate events, never the
+    terminal state. Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the server shuts down: resume on another).
     """
     GetResult: _grpc.UnaryUnaryMultiCallable[_queue_pb2.GetResultRequest, _queue_pb2.GetResultResponse]
     """Gets the outcome of a request in a terminal state.
@@ -86,8 +87,9 @@ class QueueServiceAsyncStub(QueueServiceStub):
     WatchStatus: _aio.UnaryStreamMultiCallable[_queue_pb2.WatchStatusRequest, _queue_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """Streams what happens to a request, from its state now to its terminal state, then ends.
 
-    The first message is a snapshot. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses
-    intermediate events, never the terminal state. Errors: NOT_FOUND.
+    The first message is a snapshot, then come the events that are kept, then those that happen; the request in its terminal state
+    is last. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses intermediate events, never the
+    terminal state. Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the server shuts down: resume on another).
     """
     GetResult: _aio.UnaryUnaryMultiCallable[_queue_pb2.GetResultRequest, _queue_pb2.GetResultResponse]  # type: ignore[assignment]
     """Gets the outcome of a request in a terminal state.
@@ -140,8 +142,9 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_queue_pb2.WatchStatusResponse], _abc.AsyncIterator[_queue_pb2.WatchStatusResponse]]:
         """Streams what happens to a request, from its state now to its terminal state, then ends.
 
-        The first message is a snapshot. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses
-        intermediate events, never the terminal state. Errors: NOT_FOUND.
+        The first message is a snapshot, then come the events that are kept, then those that happen; the request in its terminal state
+        is last. A watch that broke off is resumed by the last `sequence` seen. A slow reader loses intermediate events, never the
+        terminal state. Errors: NOT_FOUND, UNAVAILABLE with RetryInfo (the server shuts down: resume on another).
         """
 
     @_abc_1.abstractmethod

@@ -59,13 +59,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _spec(self, message: input_pb2.GenerationInput, runner_hint: str) -> GenerationSpec:
         endpoint, given = given_fields(message)
-        return resolve(endpoint, given, self._models(), also=hint_problems(runner_hint))
-
-    def _models(self) -> list[Any]:
-        models = self._fleet.models()
-        if not models and not self._fleet.workers():
-            raise NoWorker
-        return models
+        return resolve(endpoint, given, self._fleet.installed(), also=hint_problems(runner_hint))
 
 
 def _response(event: Progress | PreviewImage | GenerationResult) -> generation_pb2.GenerateStreamResponse:

@@ -36,7 +36,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         """Adds a request to the queue."""
         submission, problems = to_submission(request)
         endpoint, given = given_fields(request.input)
-        spec = resolve(endpoint, given, self._fleet.models(), also=problems)
+        spec = resolve(endpoint, given, self._fleet.installed(), also=problems)
         queued, deduplicated = await self._queueing.submit(caller(), spec, submission, digest=digest(request.input))
         return queue_pb2.SubmitResponse(request=from_view(RequestView(queued)), deduplicated=deduplicated)
 
