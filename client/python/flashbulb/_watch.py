@@ -57,7 +57,7 @@ class Watch:
     async def _stream(self) -> AsyncGenerator[Event]:
         """The new events of one stream."""
         method = self._transport.queue.WatchStatus
-        async with aclosing(self._transport.receive(method, self._request, silence=None)) as messages:
+        async with aclosing(self._transport.receive(method, self._request, silence=self._silence)) as messages:
             async for message in messages:
                 self._heard = time.monotonic()
                 if 0 < message.sequence <= self._request.after_sequence:

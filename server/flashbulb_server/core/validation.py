@@ -26,6 +26,7 @@ from flashbulb_server.core.catalog import (
 from flashbulb_server.core.generation import TextToImageSpec
 from flashbulb_server.errors import EndpointUnavailable, FieldViolation, InvalidRequest, SafetyCheckerUnavailable
 
+_MOST_PICTURES = 8
 DEFAULT_SIDE = 512  # of custom dimensions, when one is left out
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
 _shown = reprlib.Repr()  # a bad value is quoted in the answer, which must stay small
@@ -54,6 +55,7 @@ def resolve(
     model = _model(endpoint, values.get("model_name"), available, violations)
     if model is not None:
         _check_area(values, model, violations)
+    _check_last_seed(values, violations)
     if values.get("expand_prompt"):
         violations.append(FieldViolation("expand_prompt", "no prompt expansion is installed on this server"))
     if violations or model is None:
@@ -65,7 +67,7 @@ def resolve(
 def _text_to_image(endpoint: Endpoint, model: ModelInfo, values: dict[str, object]) -> TextToImageSpec:
     size: Any = values.pop("image_size")
     if values["seed"] is None:
-        values["seed"] = secrets.randbelow(MAX_SEED + 1)
+        values["seed"] = secrets.randbelow(MAX_SEED - _MOST_PICTURES)
     values["model_name"] = model.name
     fields: dict[str, Any] = values  # the table's kinds are the spec's types
     return TextToImageSpec(endpoint=endpoint.id, width=size[0], height=size[1], **fields)
@@ -81,6 +83,15 @@ def _model(
         names = ", ".join(m.name for m in available)
         violations.append(FieldViolation("model_name", f"{_shown.repr(name)} is not installed; installed: {names}"))
     return found
+
+
+def _check_last_seed(values: Mapping[str, object], violations: list[FieldViolation]) -> None:
+    """Picture i is drawn with `seed + i`, and every picture's seed must be one that can be given again."""
+    seed, pictures = values.get("seed"), values.get("num_images")
+    if isinstance(seed, int) and isinstance(pictures, int) and seed + pictures - 1 > MAX_SEED:
+        violations.append(
+            FieldViolation("seed", f"must be at most {MAX_SEED - pictures + 1} for {pictures} pictures, not {seed}")
+        )
 
 
 def _check_area(values: Mapping[str, object], model: ModelInfo, violations: list[FieldViolation]) -> None:

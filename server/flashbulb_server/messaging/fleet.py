@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -34,19 +34,25 @@ class Stopped:
 
 
 class Fleet:
-    """The api's view of the workers, from what they announce. Reads cost nothing: announcements are held in memory."""
+    """The api's view of the workers, from what they announce. Reads cost nothing: announcements are held in memory.
 
-    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+    `clock` gives monotonic seconds.
+    """
+
+    def __init__(self, nc: Client, js: JetStreamContext, clock: Callable[[], float]) -> None:
         self._nc = nc
         self._js = js
+        self._clock = clock
         self._workers: dict[str, tuple[float, Announcement]] = {}
         self._models: dict[str, ModelInfo] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, nc: Client, js: JetStreamContext) -> AsyncIterator[Fleet]:
+    async def open(
+        cls, nc: Client, js: JetStreamContext, *, clock: Callable[[], float] = time.monotonic
+    ) -> AsyncIterator[Fleet]:
         """Listens to the workers. Raises StoreUnavailable."""
-        fleet = cls(nc, js)
+        fleet = cls(nc, js, clock)
         with unavailable():
             subscriptions = [
                 await nc.subscribe(f"$KV.{WORKERS}.*", cb=fleet._on_worker),
@@ -62,7 +68,7 @@ class Fleet:
 
     def workers(self) -> list[Announcement]:
         """Workers that were heard of lately and do not drain."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         return [a for heard, a in self._workers.values() if now - heard < WORKER_SECONDS and not a.draining]
 
     def addresses(self) -> set[str]:
@@ -106,7 +112,7 @@ class Fleet:
 
     def _on_worker_data(self, data: bytes) -> None:
         if data:
-            now = asyncio.get_running_loop().time()
+            now = self._clock()
             announcement = decode_announcement(data)
             self._workers[announcement.worker_id] = (now, announcement)
             for gone in [i for i, (heard, _) in self._workers.items() if now - heard > 10 * WORKER_SECONDS]:

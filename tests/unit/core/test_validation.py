@@ -305,3 +305,9 @@ def test_a_spec_resolves_to_itself(given_fields):
         return
     again = asdict(spec) | {"image_size": (spec.width, spec.height)}
     assert resolve(HERE, again, INSTALLED) == spec
+
+
+def test_every_picture_s_seed_can_be_given_again() -> None:
+    with pytest.raises(InvalidRequest, match=f"seed: must be at most {MAX_SEED - 2} for 3 pictures"):
+        resolve("fast-lcm-diffusion", {"prompt": "a cat", "seed": MAX_SEED - 1, "num_images": 3}, [TINY])
+    assert resolve("fast-lcm-diffusion", {"prompt": "a cat", "seed": MAX_SEED}, [TINY]).seed == MAX_SEED

@@ -151,7 +151,9 @@ class FastLcmTextToImageInput(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 32 inclusive. Default: 6."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 20 inclusive. Default: 1.5."""
     sync_mode: _builtins.bool
@@ -278,7 +280,9 @@ class FastLcmImageToImageInput(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 32 inclusive. Default: 6."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 20 inclusive. Default: 1.5."""
     sync_mode: _builtins.bool
@@ -430,7 +434,9 @@ class FastLcmInpaintingInput(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 32 inclusive. Default: 6."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 20 inclusive. Default: 1.5."""
     sync_mode: _builtins.bool
@@ -566,7 +572,9 @@ class StableDiffusionV15Input(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 50 inclusive. Default: 25."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 20 inclusive. Default: 7.5."""
     sync_mode: _builtins.bool
@@ -675,7 +683,9 @@ class OmnigenV1Input(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 50 inclusive. Default: 50."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 20 inclusive. Default: 3."""
     img_guidance_scale: _builtins.float
@@ -770,7 +780,9 @@ class FluxLoraTextToImageInput(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 50 inclusive. Default: 28."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 35 inclusive. Default: 3.5."""
     sync_mode: _builtins.bool
@@ -867,7 +879,9 @@ class FluxLoraImageToImageInput(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 50 inclusive. Default: 28."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 35 inclusive. Default: 3.5."""
     sync_mode: _builtins.bool
@@ -977,7 +991,9 @@ class FluxLoraInpaintingInput(_message.Message):
     num_inference_steps: _builtins.int
     """Denoising steps, 1 to 50 inclusive. Default: 28."""
     seed: _builtins.int
-    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`. Default: drawn at random and echoed in the answer."""
+    """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
+    at random and echoed in the answer.
+    """
     guidance_scale: _builtins.float
     """How closely to follow the prompt, 0 to 35 inclusive. Default: 3.5."""
     sync_mode: _builtins.bool

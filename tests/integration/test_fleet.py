@@ -1,0 +1,154 @@
+"""Workers and their models as the api sees them, and cancellations on their way to a worker, on a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from flashbulb_server.messaging.fleet import Fleet, Herald, Stopped
+from flashbulb_server.messaging.topology import WORKER_SECONDS
+from flashbulb_server.wire.records import Announcement
+from tests.conftest import forget_streams
+from tests.embedded import RunningNats
+from tests.integration.stage import Queue, eventually, open_queue
+from tests.sleeping_pipeline import SleepingPipeline
+
+pytestmark = pytest.mark.integration
+WORKER = Announcement("one", "127.0.0.1:1", ("sleeping",), 8, 2, 0.5, draining=False, time=1_700_000_000.0)
+
+
+@pytest.fixture
+async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
+    await forget_streams(nats_server)
+    async with open_queue(nats_server) as opened:
+        yield opened
+
+
+class Clock:
+    """Monotonic seconds that stand still until they are moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ids(fleet: Fleet) -> set[str]:
+    return {worker.worker_id for worker in fleet.workers()}
+
+
+async def test_what_a_worker_announces_is_known(queue: Queue) -> None:
+    herald = Herald(queue.nc, queue.js)
+    await herald.announce(WORKER)  # before the api
+    async with Fleet.open(queue.nc, queue.js) as fleet:
+        assert fleet.workers() == [WORKER]
+        busier = replace(WORKER, in_flight=5)
+        await herald.announce(busier)
+        await herald.announce(replace(WORKER, worker_id="two", address="127.0.0.1:2"))
+        await eventually(lambda: ids(fleet) == {"one", "two"})
+        assert busier in fleet.workers()
+        assert fleet.addresses() == {"127.0.0.1:1", "127.0.0.1:2"}
+
+
+async def test_a_worker_that_falls_silent_is_gone_and_one_that_speaks_again_is_back(queue: Queue) -> None:
+    clock, herald = Clock(), Herald(queue.nc, queue.js)
+    async with Fleet.open(queue.nc, queue.js, clock=clock) as fleet:
+        await herald.announce(WORKER)
+        await eventually(lambda: ids(fleet) == {"one"})
+        clock.now += WORKER_SECONDS - 0.1
+        assert ids(fleet) == {"one"}
+        clock.now += 0.2
+        assert ids(fleet) == set()
+        assert fleet.addresses() == {"127.0.0.1:1"}  # it may still be drawing something
+        await herald.announce(WORKER)
+        await eventually(lambda: ids(fleet) == {"one"})
+        clock.now += 100 * WORKER_SECONDS
+        await herald.announce(replace(WORKER, worker_id="two", address="127.0.0.1:2"))
+        await eventually(lambda: fleet.addresses() == {"127.0.0.1:2"})
+
+
+async def test_a_draining_worker_gets_nothing_new(queue: Queue) -> None:
+    herald = Herald(queue.nc, queue.js)
+    async with Fleet.open(queue.nc, queue.js) as fleet:
+        await herald.announce(WORKER)
+        await eventually(lambda: ids(fleet) == {"one"})
+        await herald.announce(replace(WORKER, draining=True))
+        await eventually(lambda: ids(fleet) == set())
+        assert fleet.addresses() == {WORKER.address}
+
+
+async def test_models_outlive_their_workers(queue: Queue) -> None:
+    model = SleepingPipeline("flashbulb/with.odd*names >").info
+    async with Fleet.open(queue.nc, queue.js) as fleet:
+        await Herald(queue.nc, queue.js).announce_models([model, SleepingPipeline("other").info])
+        await eventually(lambda: {m.name for m in fleet.models()} == {model.name, "other"})
+    async with Fleet.open(queue.nc, queue.js) as later:  # no worker was ever announced
+        assert later.workers() == []
+        assert model in later.models()
+
+
+async def test_a_worker_answers_what_it_stopped(queue: Queue) -> None:
+    async def stop(request_id: str) -> Stopped:
+        if request_id == "slow":
+            await asyncio.sleep(0.3)
+        return Stopped(request_id != "unknown", 2, 9)
+
+    async with (
+        Fleet.open(queue.nc, queue.js) as fleet,
+        Herald(queue.nc, queue.js).hear_cancellations("one", stop),
+    ):
+        assert await fleet.cancel("one", "held", seconds=5) == Stopped(True, 2, 9)
+        assert await fleet.cancel("one", "unknown", seconds=5) == Stopped(False, 2, 9)
+        slow, quick = await asyncio.gather(_timed(fleet, "slow"), _timed(fleet, "quick"))
+        assert quick < 0.2 < slow  # one does not wait for the other
+        assert await fleet.cancel("one", "slow", seconds=0.05) is None
+        assert await fleet.cancel("one", "held", seconds=5) == Stopped(True, 2, 9)
+
+
+async def _timed(fleet: Fleet, request_id: str) -> float:
+    started = time.monotonic()
+    assert await fleet.cancel("one", request_id, seconds=5) is not None
+    return time.monotonic() - started
+
+
+async def test_a_dead_worker_is_noticed_at_once(queue: Queue) -> None:
+    async with Fleet.open(queue.nc, queue.js) as fleet:
+        started = time.monotonic()
+        assert await fleet.cancel("dead", "request", seconds=10) is None
+        assert time.monotonic() - started < 0.5
+
+
+async def test_the_fleet_is_known_again_after_nats_was_killed(own_nats_server: RunningNats) -> None:
+    async def stop(_: str) -> Stopped:
+        return Stopped(True, 1, 2)
+
+    async with (
+        open_queue(own_nats_server) as queue,
+        open_queue(own_nats_server) as worker,
+        Fleet.open(queue.nc, queue.js) as fleet,
+    ):
+        herald = Herald(worker.nc, worker.js)
+        async with herald.hear_cancellations("one", stop):
+            await herald.announce_models([SleepingPipeline().info])
+            await herald.announce(WORKER)
+            await eventually(lambda: ids(fleet) == {"one"} and len(fleet.models()) == 1)
+            own_nats_server.kill()
+            await eventually(lambda: not queue.nc.is_connected and not worker.nc.is_connected)
+            started = time.monotonic()
+            assert await fleet.cancel("one", "request", seconds=0.5) is None
+            assert time.monotonic() - started < 1
+            await own_nats_server.restart()
+            await eventually(lambda: queue.nc.is_connected and worker.nc.is_connected)
+            assert ids(fleet) == {"one"}
+            await herald.announce(replace(WORKER, worker_id="new"))
+            await eventually(lambda: ids(fleet) == {"one", "new"})
+            assert await fleet.cancel("one", "request", seconds=5) == Stopped(True, 1, 2)
+            # An api that starts now learns it from the server.
+            async with Fleet.open(worker.nc, worker.js) as late:
+                assert "new" in ids(late)
+                assert [model.name for model in late.models()] == ["sleeping"]

@@ -1,0 +1,262 @@
+"""The janitor with the real queue: overdue, orphaned and lost requests, two janitors at once, and a store that goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from flashbulb_server.api.janitor import Janitor
+from flashbulb_server.api.queueing import Queueing, Stores
+from flashbulb_server.api.results import Results
+from flashbulb_server.config import QueueSettings
+from flashbulb_server.core import requests
+from flashbulb_server.core.requests import Priority, Request, State
+from flashbulb_server.messaging.fleet import Fleet
+from flashbulb_server.messaging.jobs import JobConsumer
+from flashbulb_server.messaging.lost import LostJobs
+from flashbulb_server.messaging.topology import DELIVERIES_PER_ATTEMPT
+from flashbulb_server.storage.file_store import FileStore
+from flashbulb_server.wire.records import Event
+from tests.conftest import forget_streams
+from tests.embedded import RunningNats
+from tests.integration.stage import CLASS, Queue, eventually, make_job, make_request, open_queue
+
+pytestmark = pytest.mark.integration
+QUICK = QueueSettings(lease_seconds=0.5, max_attempts=1, janitor_seconds=0.1)
+
+
+@dataclass
+class House:
+    """What a janitor cleans. `late` seconds are added to the time of day."""
+
+    queue: Queue
+    queueing: Queueing
+    janitor: Janitor
+    late: float = field(default=0.0)
+
+    def clock(self) -> float:
+        return time.time() + self.late
+
+    async def put(self, request: Request, *, job: bool = True) -> Request:
+        """A submitted request, perhaps without its job."""
+        await self.queue.records.create(request)
+        if job:
+            await self.queue.jobs.publish(make_job_of(request), request.priority)
+        return request
+
+    async def now(self, request: Request) -> Request:
+        return (await self.queue.records.get(request.owner, request.request_id)).request
+
+
+def make_job_of(request: Request):  # noqa: ANN201
+    job = make_job(request.request_id)
+    return type(job)(job.request_id, request.owner, request.start_deadline, request.spec.model_name, 1)
+
+
+@asynccontextmanager
+async def open_house(server: RunningNats, settings: QueueSettings = QUICK) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(open_queue(server, settings))
+        fleet = await stack.enter_async_context(Fleet.open(queue.nc, queue.js))
+        stores = Stores(queue.records, queue.keys, queue.jobs, queue.events, fleet)
+        house: House
+        results = Results(cast(FileStore, None), url_seconds=60)  # no result is presented here
+        queueing = Queueing(stores, results, settings, clock=lambda: house.clock())
+        janitor = Janitor(stores, queueing, await LostJobs.open(queue.js), settings, clock=lambda: house.clock())
+        house = House(queue, queueing, janitor)
+        yield house
+
+
+@pytest.fixture
+async def house(nats_server: RunningNats) -> AsyncIterator[House]:
+    await forget_streams(nats_server)
+    async with open_house(nats_server) as opened:
+        yield opened
+
+
+async def test_an_overdue_request_is_expired_its_job_removed_and_its_watchers_told(house: House) -> None:
+    now = time.time()
+    overdue = await house.put(make_request(start_deadline=now + 30))
+    patient = await house.put(make_request(start_deadline=now + 3000))
+    async with house.queue.events.follow(overdue.request_id, previews=False) as follower:
+        await house.janitor.clean()
+        assert (await house.now(overdue)).state is State.QUEUED
+        house.late = 60
+        await house.janitor.clean()
+        told = await follower.next(5)
+    ended = await house.now(overdue)
+    assert ended.state is State.EXPIRED
+    assert ended.failure is not None and ended.failure.reason == "START_TIMEOUT"
+    assert told == Event(ended.sequence, ended.end_time, State.EXPIRED)
+    assert not await house.queue.jobs.exists(overdue.request_id, Priority.NORMAL)
+    assert await house.queue.jobs.exists(patient.request_id, Priority.NORMAL)
+    assert (await house.now(patient)).state is State.QUEUED
+
+
+async def test_a_running_request_does_not_expire(house: House) -> None:
+    request = await house.put(make_request(start_deadline=time.time() + 30))
+    await house.queue.records.change(
+        request.owner, request.request_id, lambda r: requests.start(r, worker_id="w", now=time.time())
+    )
+    house.late = 60
+    await house.janitor.clean()
+    assert (await house.now(request)).state is State.RUNNING
+    assert await house.queue.jobs.exists(request.request_id, Priority.NORMAL)
+
+
+async def test_an_overdue_job_without_a_record_is_removed(house: House) -> None:
+    request = make_request(start_deadline=time.time() - 1)
+    await house.queue.jobs.publish(make_job_of(request), Priority.LOW)
+    await house.janitor.clean()
+    assert not await house.queue.jobs.exists(request.request_id, Priority.LOW)
+
+
+async def test_a_request_without_a_job_gets_one_when_it_is_no_longer_young(house: House) -> None:
+    orphan = await house.put(make_request(priority=Priority.LOW), job=False)
+    whole = await house.put(make_request())
+    cancelled = await house.put(make_request(), job=False)
+    await house.janitor.clean()
+    assert not await house.queue.jobs.exists(orphan.request_id, Priority.LOW)
+    await house.queueing.cancel(cancelled.owner, cancelled.request_id)
+    house.late = 11
+    await house.janitor.clean()
+    assert await house.queue.jobs.exists(orphan.request_id, Priority.LOW)
+    assert not await house.queue.jobs.exists(cancelled.request_id, Priority.NORMAL)
+    await house.janitor.clean()
+    found = [job.request_id async for job in house.queue.jobs.jobs()]
+    assert sorted(found) == sorted([orphan.request_id, whole.request_id])
+
+
+async def test_a_repair_that_finds_the_queue_full_is_tried_again(nats_server: RunningNats) -> None:
+    await forget_streams(nats_server)
+    settings = QueueSettings(max_requests=1, janitor_seconds=0.05)
+    async with open_house(nats_server, settings) as house, asyncio.TaskGroup() as tasks:
+        filler = make_job()
+        await house.queue.jobs.publish(filler, Priority.NORMAL)
+        orphan = await house.put(make_request(), job=False)
+        house.late = 11
+        running = tasks.create_task(house.janitor.run())
+        await asyncio.sleep(0.2)  # some rounds in vain
+        assert not await house.queue.jobs.exists(orphan.request_id, Priority.NORMAL)
+        await house.queue.jobs.remove(filler.request_id)
+        await eventually(lambda: house.queue.jobs.exists(orphan.request_id, Priority.NORMAL))
+        running.cancel()
+
+
+async def lose(house: House, request: Request) -> None:
+    """Leases a job as often as it may be, and never settles it."""
+    async with JobConsumer.open(house.queue.nc, CLASS) as consumer:
+        leased = 0
+        while leased < DELIVERIES_PER_ATTEMPT * QUICK.max_attempts:
+            if (lease := await consumer.next()) is not None:
+                assert lease.job.request_id == request.request_id
+                leased += 1
+                assert lease.attempt == leased
+        assert await consumer.next() is None
+
+
+async def test_a_job_that_was_delivered_too_often_fails_its_request(house: House) -> None:
+    lost, other = await house.put(make_request()), make_request()
+    await house.queue.records.change(
+        lost.owner, lost.request_id, lambda r: requests.start(r, worker_id="w", now=time.time())
+    )
+    async with house.queue.events.follow(lost.request_id, previews=False) as follower:
+        await lose(house, lost)
+        assert await house.queue.jobs.exists(lost.request_id, Priority.NORMAL)  # JetStream leaves it there
+        await house.put(other)
+        await eventually(lambda: _cleaned(house, lost))
+        told = await follower.next(5)
+    ended = await house.now(lost)
+    assert ended.state is State.FAILED
+    assert ended.failure is not None and ended.failure.reason == "WORKER_LOST"
+    assert told == Event(ended.sequence, ended.end_time, State.FAILED)
+    assert not await house.queue.jobs.exists(lost.request_id, Priority.NORMAL)
+    assert await house.queue.jobs.exists(other.request_id, Priority.NORMAL)
+
+
+async def _cleaned(house: House, request: Request) -> bool:
+    await house.janitor.clean()
+    return (await house.now(request)).state.terminal
+
+
+async def test_a_lost_job_of_an_ended_request_is_removed(house: House) -> None:
+    ended, unknown = await house.put(make_request()), make_request()
+    await lose(house, ended)
+    await house.queue.records.change(
+        ended.owner,
+        ended.request_id,
+        lambda r: requests.fail(r, requests.Failure("ENGINE_FAILED", ""), now=time.time(), keep=60),
+    )
+
+    async def removed() -> bool:
+        await house.janitor.clean()
+        return not await house.queue.jobs.exists(ended.request_id, Priority.NORMAL)
+
+    await eventually(removed)
+    failure = (await house.now(ended)).failure
+    assert failure is not None and failure.reason == "ENGINE_FAILED"
+    await house.queue.jobs.publish(make_job_of(unknown), Priority.NORMAL)
+    await lose(house, unknown)  # its record has been forgotten
+    ended = unknown
+    await eventually(removed)
+
+
+async def test_two_janitors_do_no_harm(nats_server: RunningNats) -> None:
+    await forget_streams(nats_server)
+    async with open_house(nats_server) as one, open_house(nats_server) as two, asyncio.TaskGroup() as tasks:
+        overdue = [await one.put(make_request(start_deadline=time.time() + 30)) for _ in range(10)]
+        orphans = [await one.put(make_request(), job=False) for _ in range(10)]
+        lost = await one.put(make_request())
+        for request in [*overdue]:
+            await one.queue.jobs.remove(request.request_id)  # the one lease must be the lost one's
+        await lose(one, lost)
+        for request in overdue:  # put back under another id of the message: the first is known for two minutes
+            await one.queue.js.publish(f"jobs.{CLASS}.normal.{request.request_id}", _encoded(request), stream="JOBS")
+        one.late = two.late = 60
+        running = [tasks.create_task(house.janitor.run()) for house in (one, two)]
+
+        async def clean() -> bool:
+            states = [(await one.now(r)).state for r in overdue]
+            repaired = [await one.queue.jobs.exists(r.request_id, r.priority) for r in orphans]
+            return set(states) == {State.EXPIRED} and all(repaired) and (await one.now(lost)).state is State.FAILED
+
+        await eventually(clean)
+        for task in running:
+            assert not task.done()
+            task.cancel()
+        found = [job.request_id async for job in one.queue.jobs.jobs()]
+        assert sorted(found) == sorted(r.request_id for r in orphans)
+
+
+def _encoded(request: Request) -> bytes:
+    from flashbulb_server.wire.records import encode_job
+
+    return encode_job(make_job_of(request))
+
+
+async def test_a_store_that_goes_away_is_waited_for(own_nats_server: RunningNats) -> None:
+    async with open_house(own_nats_server) as house, asyncio.TaskGroup() as tasks:
+        orphan = await house.put(make_request(), job=False)
+        overdue = await house.put(make_request(start_deadline=time.time() + 30))
+        running = tasks.create_task(house.janitor.run())
+        await asyncio.sleep(0.3)
+        own_nats_server.kill()
+        await eventually(lambda: not house.queue.nc.is_connected)
+        house.late = 60
+        await asyncio.sleep(0.3)
+        await own_nats_server.restart()
+        await eventually(lambda: house.queue.nc.is_connected)
+
+        async def clean() -> bool:
+            repaired = await house.queue.jobs.exists(orphan.request_id, Priority.NORMAL)
+            return repaired and (await house.now(overdue)).state is State.EXPIRED
+
+        await eventually(clean, 15)
+        assert not running.done()
+        running.cancel()
