@@ -201,7 +201,7 @@ class NoWorker(Unavailable):
 
     reason = "NO_WORKER"
 
-    def __init__(self, message: str = "no worker answers", *, retry_after: float = 2.0) -> None:
+    def __init__(self, message: str = "no worker answers", *, retry_after: float | None = 2.0) -> None:
         super().__init__(message, retry_after=retry_after)
 
 

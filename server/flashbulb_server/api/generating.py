@@ -61,7 +61,8 @@ class Generating:
                 return
             except WorkerGone as err:
                 if err.started:
-                    raise NoWorker("the worker was lost while drawing") from err
+                    # Without a hint to try again: it would be drawn, and paid for, a second time.
+                    raise NoWorker("the worker was lost while drawing", retry_after=None) from err
         raise NoWorker
 
     def _candidates(self, spec: GenerationSpec, hint: str) -> list[Announcement]:

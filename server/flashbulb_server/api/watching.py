@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from flashbulb_server.api.queueing import Queueing, RequestView
 from flashbulb_server.core.generation import PreviewImage, Progress
+from flashbulb_server.core.ids import is_request_id
 from flashbulb_server.core.requests import LogLine, State
-from flashbulb_server.errors import Draining, StoreUnavailable
+from flashbulb_server.errors import Draining, RequestNotFound, StoreUnavailable
 from flashbulb_server.messaging.events import EventBus, Follower
 from flashbulb_server.wire.records import Event
 
@@ -55,6 +56,8 @@ class Watching:
 
     async def watch(self, owner: str, request_id: str, wish: Watch) -> AsyncGenerator[Seen, None]:
         """Everything that happens, until the terminal state. Raises RequestNotFound, StoreUnavailable, Draining."""
+        if not is_request_id(request_id):  # it becomes part of a subject, where a wildcard would hear everybody's events
+            raise RequestNotFound(request_id)
         async with self._events.follow(request_id, previews=wish.previews) as follower:
             view = await self._queueing.status(owner, request_id, logs=wish.logs)
             if not view.request.state.terminal:

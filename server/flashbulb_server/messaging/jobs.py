@@ -25,9 +25,7 @@ _MAX_MESSAGES_EXCEEDED = 10077
 _NO_SUCH_MESSAGE = 10057
 _LOW_SHARE = 8  # every eighth lease looks at the low priority first
 _IDLE_POLL_SECONDS = 1.0  # a redelivery rings no doorbell
-_ANSWER_SECONDS = (
-    1.0  # longest wait for the answer to a pull, which the server gives at once; none comes when it dies meanwhile
-)
+_ANSWER_SECONDS = 1.0  # longest wait for the answer to a pull; the server gives it at once, unless it dies meanwhile
 
 
 class JobQueue:

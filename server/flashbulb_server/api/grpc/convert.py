@@ -43,9 +43,13 @@ def to_page(request: queue_pb2.ListRequest) -> Page:
         state = _known(from_state, number, "states", problems)
         if state is not None:
             states.append(state)
+    try:
+        found = page(request.page_size, request.page_token, frozenset(states))
+    except InvalidRequest as err:
+        raise InvalidRequest([*problems, *err.violations]) from err
     if problems:
         raise InvalidRequest(problems)
-    return page(request.page_size, request.page_token, frozenset(states))
+    return found
 
 
 def from_view(view: RequestView) -> queue_pb2.GenerationRequest:

@@ -73,7 +73,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:  # noqa: ANN401
             method: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
             try:
-                async with aclosing(method(enter(request), context)) as responses:
+                responses = method(enter(request), context)
+                if inspect.isawaitable(responses):  # health's Watch writes its answers itself
+                    await responses
+                    return
+                async with aclosing(responses):
                     async for response in responses:
                         yield response
             except Exception as error:  # noqa: BLE001  # the edge: every error gets a status
