@@ -139,6 +139,10 @@ class RunningService:
         assert self._process is not None
         return self._process.pid
 
+    def errors(self) -> list[str]:
+        """What it has logged as errors."""
+        return [line for line in self.log.read_text().splitlines() if '"level": "ERROR"' in line or "Traceback" in line]
+
     def stop(self, number: int = signal.SIGTERM, seconds: float = 40) -> int:
         """Stops it; gives the exit code."""
         assert self._process is not None

@@ -30,6 +30,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     running.start()
     yield running
     assert running.stop() == 0
+    assert running.errors() == []
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def narrow_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     running.start()
     yield running
     assert running.stop() == 0
+    assert running.errors() == []
 
 
 @pytest.fixture

@@ -111,7 +111,6 @@ async def test_an_idle_worker_that_a_low_one_wakes_takes_the_normal_one(
             assert await positions(narrow, [normal, low]) == [0, 1]
         first, second = [(await narrow.ended(i)).start_time.ToNanoseconds() for i in (normal, low)]
         early += second < first
-    print("early", early)
     assert early <= 2
 
 

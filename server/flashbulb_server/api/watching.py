@@ -56,7 +56,7 @@ class Watching:
 
     async def watch(self, owner: str, request_id: str, wish: Watch) -> AsyncGenerator[Seen, None]:
         """Everything that happens, until the terminal state. Raises RequestNotFound, StoreUnavailable, Draining."""
-        if not is_request_id(request_id):  # it becomes part of a subject, where a wildcard would hear everybody's events
+        if not is_request_id(request_id):  # it becomes part of a subject, where `>` would hear everybody's events
             raise RequestNotFound(request_id)
         async with self._events.follow(request_id, previews=wish.previews) as follower:
             view = await self._queueing.status(owner, request_id, logs=wish.logs)

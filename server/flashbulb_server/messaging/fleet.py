@@ -23,6 +23,10 @@ from flashbulb_server.messaging.topology import MODELS, WORKER_SECONDS, WORKERS
 from flashbulb_server.wire.outputs import from_model, to_model
 from flashbulb_server.wire.records import Announcement, decode_announcement, encode_announcement
 
+_ANNOUNCE_SECONDS = (
+    1.0  # waiting longer for one announcement would hold up the next, and the worker would be taken for gone
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
@@ -134,7 +138,8 @@ class Herald:
     async def announce(self, announcement: Announcement) -> None:
         """Says that the worker is alive. Raises StoreUnavailable."""
         with unavailable():
-            await self._js.publish(f"$KV.{WORKERS}.{announcement.worker_id}", encode_announcement(announcement))
+            subject = f"$KV.{WORKERS}.{announcement.worker_id}"
+            await self._js.publish(subject, encode_announcement(announcement), timeout=_ANNOUNCE_SECONDS)
 
     async def announce_models(self, models: list[ModelInfo]) -> None:
         """Says which models are installed; remembered for 30 days. Raises StoreUnavailable."""

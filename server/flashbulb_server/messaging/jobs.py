@@ -22,7 +22,7 @@ from flashbulb_server.messaging.topology import JOBS, consumer_name, job_subject
 from flashbulb_server.wire.records import Job, decode_job, encode_job
 
 _MAX_MESSAGES_EXCEEDED = 10077
-_NO_SUCH_MESSAGE = 10057
+_NO_SUCH_MESSAGE = (10043, 10057)  # gone before it was looked for, or while
 _LOW_SHARE = 8  # every eighth lease looks at the low priority first
 _IDLE_POLL_SECONDS = 1.0  # a redelivery rings no doorbell
 _ANSWER_SECONDS = 1.0  # longest wait for the answer to a pull; the server gives it at once, unless it dies meanwhile
@@ -92,7 +92,7 @@ class JobQueue:
                 except NotFoundError:
                     continue
                 except APIError as err:
-                    if err.err_code != _NO_SUCH_MESSAGE:  # settled or removed meanwhile
+                    if err.err_code not in _NO_SUCH_MESSAGE:  # settled or removed meanwhile
                         raise
 
     async def jobs(self) -> AsyncIterator[Job]:

@@ -1,7 +1,8 @@
 """`flashbulb-server serve`: the whole service on one host, as child processes of one supervisor.
 
-Order of start: NATS and the S3 server, then the api and the worker. Order of stop: the api (takes no new calls, ends those it has), the
-worker (ends what it draws), the S3 server, NATS. What dies in between is restarted at the same address.
+Order of start: the worker (which is slow to load, and waits for the rest by itself), NATS and the S3 server, then the api. Order of
+stop: the api (takes no new calls, ends those it has), the worker (ends what it draws), the S3 server and NATS. What dies in between is
+restarted at the same address.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from flashbulb_server.config import Settings, environment
 from flashbulb_server.supervisor.binary import clean_environment
@@ -94,19 +96,15 @@ class Service:
 
     async def _start(self, group: asyncio.TaskGroup, plan: Plan, servers_lock: int) -> None:
         try:
+            variables = environment() | dict(plan.role_environment)
+            # The worker loads torch and its models first, which takes longer than the servers do; it waits for them by itself.
+            worker = self._keep_role(group, "worker", variables, self._settings.worker.drain_seconds)
             self._servers = [self._keep(group, _server_spec(s, self._folder, servers_lock)) for s in plan.servers]
             for child in self._servers:
                 await child.wait_ready()
-            variables = environment() | dict(plan.role_environment)
-            api, worker = self._settings.api, self._settings.worker
-            roles = [
-                self._keep(group, _role_spec("api", self._roles.api, self._runtime, variables, api.drain_seconds)),
-                self._keep(
-                    group, _role_spec("worker", self._roles.worker, self._runtime, variables, worker.drain_seconds)
-                ),
-            ]
-            for child in roles:
-                await child.wait_ready()
+            api = self._keep_role(group, "api", variables, self._settings.api.drain_seconds)
+            await api.wait_ready()
+            await worker.wait_ready()
         except ChildFailed as err:
             self._failure = err
             self._stop_requested.set()
@@ -114,6 +112,12 @@ class Service:
         self._is_ready = True
         address = self._write_service_file()
         self._announce(f"flashbulb-server is ready: gRPC on {address}, data in {self._folder.path}")
+
+    def _keep_role(
+        self, group: asyncio.TaskGroup, name: Literal["api", "worker"], variables: Mapping[str, str], drain: float
+    ) -> Child:
+        command = self._roles.api if name == "api" else self._roles.worker
+        return self._keep(group, _role_spec(name, command, self._runtime, variables, drain))
 
     def _keep(self, group: asyncio.TaskGroup, spec: ChildSpec) -> Child:
         child = Child(spec, self._child_is_ready)
@@ -137,9 +141,10 @@ class Service:
         return address
 
     async def _stop(self) -> None:
-        for child in self._children:
-            if child not in self._servers:
-                await child.stop()
+        for name in ("api", "worker"):  # the api's last calls need the worker
+            for child in self._children:
+                if child.name == name:
+                    await child.stop()
         async with asyncio.TaskGroup() as group:
             for child in self._servers:
                 group.create_task(child.stop())
