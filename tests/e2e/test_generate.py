@@ -86,17 +86,18 @@ async def test_eight_at_once_share_network_calls_and_draw_what_each_draws_alone(
 
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_a_caller_that_leaves_stops_the_drawing(me: Caller, streamed: bool) -> None:
+    given = apple(num_images=6, num_inference_steps=32)  # leaves room for others beside it
     began = time.monotonic()
-    await me.generate(apple(**LONG))
+    await me.generate(given)
     whole = time.monotonic() - began
     if streamed:
-        stream = me.streaming(apple(**LONG))
+        stream = me.streaming(given)
         async for event in stream:
             if event.progress.step == 2:
                 break
         stream.cancel()
     else:
-        leaving = asyncio.ensure_future(me.generate(apple(**LONG)))
+        leaving = asyncio.ensure_future(me.generate(given))
         await until(lambda: drawn_elsewhere(me))
         leaving.cancel()
     left = time.monotonic()

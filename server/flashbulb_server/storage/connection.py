@@ -20,7 +20,7 @@ from minio.error import MinioException, S3Error
 
 from flashbulb_server.config import FilesSettings
 from flashbulb_server.core.files import uri_of
-from flashbulb_server.errors import Misconfigured, FileNotFound, StoreUnavailable
+from flashbulb_server.errors import FileNotFound, Misconfigured, StoreUnavailable
 
 _SDK_ERRORS = (MinioException, urllib3.exceptions.HTTPError, OSError)
 

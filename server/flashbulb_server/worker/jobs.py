@@ -52,6 +52,10 @@ class _LeaseLost(Exception):
     """Another worker has started the request meanwhile."""
 
 
+class _NotHere(Exception):
+    """This worker cannot draw any more."""
+
+
 @dataclass(slots=True, eq=False)
 class _Active:
     """A job in hand. `ended` is set when its record is terminal or the job was given back."""
@@ -182,8 +186,8 @@ class JobLoop:
             await active.lease.done()
         except _LeaseLost:
             _log.warning("request is another worker's by now", extra={"request_id": request_id})
-        except StoreUnavailable as err:
-            _log.warning("job given back", extra={"request_id": request_id, "problem": err.message})
+        except (StoreUnavailable, _NotHere) as err:
+            _log.warning("job given back", extra={"request_id": request_id, "problem": str(err)})
             await active.lease.give_back(delay=1.0)
         except asyncio.CancelledError:
             await active.lease.give_back()
@@ -231,7 +235,7 @@ class JobLoop:
                 await self._desk.delivery.discard(request.spec, Origin(request.owner, request.request_id))
 
     async def _outcome(self, active: _Active, journal: Journal) -> Callable[[Request], Request]:
-        """Draws and stores the pictures; gives the change to make in the record."""
+        """Draws and stores the pictures; gives the change to make in the record. Raises _NotHere."""
         request = active.started
         journal.log(f"started by worker {self._worker_id}, attempt {request.attempt}")
         try:
@@ -239,6 +243,8 @@ class JobLoop:
         except RequestCancelled as err:
             return self._cancellation(err, journal)
         except FlashbulbError as err:
+            if self._desk.engine.broken:  # this process is about to be replaced; the request is not to blame
+                raise _NotHere from err
             return self._failure(err, request, journal)
         except Exception:  # noqa: BLE001  # whatever it was, the request must come to an end
             _log.exception("drawing failed", extra={"request_id": request.request_id})
