@@ -283,6 +283,11 @@ def test_a_server_that_is_gone_is_5(run, server):
     assert "127.0.0.1:1" in done.stderr
 
 
+def _heed_ctrl_c():
+    """A run of the tests in the background ignores SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_cancels_the_request_and_is_6(server, tmp_path):
     hang = Hang()
     server.expect("Submit", submitted())
@@ -291,7 +296,9 @@ def test_ctrl_c_cancels_the_request_and_is_6(server, tmp_path):
     package = str(Path(flashbulb.__file__).parents[1])
     environment = os.environ | {"FLASHBULB_HOST": server.host, "FLASHBULB_KEY": KEY, "PYTHONPATH": package}
     command = [sys.executable, "-m", "flashbulb._cli", "generate", "a"]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
+    ) as process:
         assert hang.reached.wait(LIMIT)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=LIMIT)
