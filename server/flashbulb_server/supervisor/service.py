@@ -180,7 +180,7 @@ def _server_spec(server: EmbeddedServer, folder: DataFolder, servers_lock: int) 
         prepare=server.write_config,
         wait_ready=server.wait_ready,
         environment=clean_environment(environment(), server.data_dir),
-        death_signal=signal.SIGTERM,  # they write out what they hold
+        death_signal=signal.SIGKILL,  # what they have acknowledged is on disk; told to end, weed may hang if its folder is gone
         ready_seconds=60,
         stop_seconds=20,
         clean_up=server.remove_leftovers,
