@@ -28,7 +28,11 @@ async def live_workers(caller: Caller) -> int:
 
 async def drawn_elsewhere(caller: Caller) -> bool:
     """Whether the engine draws something else too: a new picture then waits, or shares its calls."""
-    output = await caller.generate()
+    try:
+        output = await caller.generate()
+    except grpc.aio.AioRpcError as err:
+        assert err.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, err
+        return True
     return output.mean_batch_size > 1 or output.timings["wait"] > 0.2
 
 
