@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .bench-venv
+BENCH ?=
 PROMPT ?= a red apple
 PYTHON ?= python3
 SOURCES := server/flashbulb_server client/python/flashbulb tests
@@ -83,9 +85,18 @@ docker-check: $(VENV)/.installed ## Checks Dockerfile and compose.yaml.
 	tests/check_docker.sh
 
 .PHONY: bench
-bench: $(VENV)/.installed ## Measures overhead and throughput; a table here, JSON in out/bench.json.
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/.installed ## Measures speed beside the peers; writes tests/bench/RESULTS.md. BENCH="--only realtime" takes a part.
+	@$(MAKE) --no-print-directory bench-peers || echo "the peers cannot be installed: going on without them"
+	$(BIN)/python -m tests.bench $(BENCH)
+
+.PHONY: bench-peers
+bench-peers: $(PEERS)/.installed ## Installs what the benchmarks compare with, into .bench-venv.
+
+$(PEERS)/.installed: tests/bench/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/peers/requirements.txt
+	touch $@
 
 .PHONY: clean
 clean: ## Removes .venv and all that was made.
-	rm -rf $(VENV) out build *.egg-info server/*.egg-info client/python/*.egg-info
+	rm -rf $(VENV) $(PEERS) out build *.egg-info server/*.egg-info client/python/*.egg-info

@@ -70,6 +70,8 @@ def apple(**fields: object) -> input_pb2.GenerationInput:
 class RunningService:
     """A service in a folder. `settings` are FLASHBULB_* variables without the prefix, such as QUEUE__MAX_REQUESTS."""
 
+    module = "flashbulb_server.cli"
+
     def __init__(self, folder: Path, **settings: object) -> None:
         self.data_dir = folder / "data"
         self.log = folder / "serve.log"
@@ -83,7 +85,7 @@ class RunningService:
 
     def start(self) -> None:
         """Starts it and waits until it is ready."""
-        command = (sys.executable, "-m", "flashbulb_server.cli", "serve")
+        command = (sys.executable, "-m", self.module, "serve")
         command += ("--data-dir", str(self.data_dir), "--listen", "127.0.0.1:0")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

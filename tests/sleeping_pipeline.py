@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flashbulb_server.core.catalog import ModelInfo
-from flashbulb_server.core.generation import TextToImageSpec
-from flashbulb_server.core.pipeline import Pixels
+from flashbulb_server.core.generation import GenerationSpec
+from flashbulb_server.core.pipeline import Pixels, Sources
 
 
 @dataclass(slots=True, eq=False)
@@ -56,11 +56,11 @@ class SleepingPipeline:
             backend="sleep",
         )
 
-    def prepare(self, spec: TextToImageSpec) -> Sequence[SleepingLane]:
+    def prepare(self, spec: GenerationSpec, sources: Sources | None = None) -> Sequence[SleepingLane]:
         """Lanes of the asked size, which is their bucket."""
-        size = (spec.width, spec.height)
+        size = (spec.width, spec.height) if sources is None else (sources.image.shape[1], sources.image.shape[0])
         return [
-            SleepingLane(size, spec.num_inference_steps, f"{spec.prompt}/{spec.seed + index}".encode(), size)
+            SleepingLane(size, spec.steps, f"{spec.prompt}/{spec.seed + index}".encode(), size)
             for index in range(spec.num_images)
         ]
 

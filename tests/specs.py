@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import ImageToImageSpec, InpaintingSpec, SourceImage, TextToImageSpec
 
 DEFAULTS = {
     "endpoint": "fast-lcm-diffusion",
@@ -28,3 +28,17 @@ DEFAULTS = {
 def make_spec(**values) -> TextToImageSpec:
     """A spec with the given values changed."""
     return TextToImageSpec(**{**DEFAULTS, **values})
+
+
+def make_image_spec(**values) -> ImageToImageSpec:
+    """A spec of image to image with the given values changed."""
+    more = {"image": SourceImage("https://pictures.example/a.png"), "strength": 0.95}
+    more |= {"endpoint": "fast-lcm-diffusion/image-to-image", "preserve_aspect_ratio": False, "crop_output": False}
+    return ImageToImageSpec(**{**DEFAULTS, **more, **values})
+
+
+def make_inpainting_spec(**values) -> InpaintingSpec:
+    """A spec of inpainting with the given values changed."""
+    pictures = "https://pictures.example/"
+    more = {"image": SourceImage(pictures + "a.png"), "mask": SourceImage(pictures + "m.png"), "strength": 0.95}
+    return InpaintingSpec(**{**DEFAULTS, **more, "endpoint": "fast-lcm-diffusion/inpainting", **values})

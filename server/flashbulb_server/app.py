@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from flashbulb_server.config import Settings
+from flashbulb_server.config import Settings, WorkerSettings
+from flashbulb_server.core.pipeline import StepPipeline
+from flashbulb_server.core.realtime import Limits
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import Misconfigured, StoreUnavailable
 from flashbulb_server.messaging.connection import connect
@@ -34,6 +37,7 @@ from flashbulb_server.wire.records import Announcement
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
+    from flashbulb_server.api.keys import Keys
     from flashbulb_server.worker.engine import StepEngine
     from flashbulb_server.worker.jobs import JobLoop
 
@@ -43,15 +47,18 @@ _ANNOUNCE_SECONDS = 1.0
 _MODELS_SECONDS = 3600.0
 _log = logging.getLogger(__name__)
 
+Load = Callable[[WorkerSettings], Mapping[str, StepPipeline[Any]]]
+"""Loads the pipelines of a worker, by the names of their models. Raises Misconfigured."""
+
 
 def run_api(settings: Settings, ready_file: Path | None = None) -> int:
     """Runs the api role until it is told to stop. Gives the exit code."""
     return uvloop.run(_until_stopped(api(settings), ready_file))
 
 
-def run_worker(settings: Settings, ready_file: Path | None = None) -> int:
-    """Runs the worker role until it is told to stop. Gives the exit code."""
-    return uvloop.run(_until_stopped(worker(settings), ready_file))
+def run_worker(settings: Settings, ready_file: Path | None = None, *, load: Load | None = None) -> int:
+    """Runs the worker role until it is told to stop. Gives the exit code. `load`: as of `worker`."""
+    return uvloop.run(_until_stopped(worker(settings, load), ready_file))
 
 
 async def _until_stopped(role: AbstractAsyncContextManager[str], ready_file: Path | None) -> int:
@@ -65,6 +72,8 @@ async def _until_stopped(role: AbstractAsyncContextManager[str], ready_file: Pat
                 partial = ready_file.with_suffix(".partial")
                 partial.write_text(json.dumps({"address": address, "pid": os.getpid()}))
                 partial.rename(ready_file)
+            gc.collect()
+            gc.freeze()  # what was made so far lives to the end: later collections need not look at it, and pause for less
             _log.info("ready", extra={"address": address})
             await stop.wait()
             _log.info("draining")
@@ -87,22 +96,21 @@ async def api(settings: Settings) -> AsyncIterator[str]:
     from flashbulb_server.api.files import Files
     from flashbulb_server.api.generating import Generating
     from flashbulb_server.api.grpc.generation import GenerationServicer
+    from flashbulb_server.api.grpc.interceptors import CallInterceptor
     from flashbulb_server.api.grpc.models import ModelServicer
     from flashbulb_server.api.grpc.queue import QueueServicer
+    from flashbulb_server.api.grpc.realtime import RealtimeServicer
     from flashbulb_server.api.grpc.server import Servicers, serve
     from flashbulb_server.api.grpc.storage import StorageServicer
     from flashbulb_server.api.janitor import Janitor
-    from flashbulb_server.api.keys import Keys
     from flashbulb_server.api.queueing import Queueing, Stores
+    from flashbulb_server.api.realtime import Realtime
     from flashbulb_server.api.results import Results
+    from flashbulb_server.api.sources import InlineSources
+    from flashbulb_server.api.tokens import Tokens
     from flashbulb_server.api.watching import Watching
 
-    try:
-        keys = Keys.load(settings.api)
-    except ValueError as err:
-        raise Misconfigured(str(err)) from err
-    if not keys:
-        raise Misconfigured("no keys: set FLASHBULB_API__KEYS or FLASHBULB_API__KEYS_FILE")
+    keys, tokens = _keys(settings), Tokens.load(settings.api, clock=time.time)
     async with AsyncExitStack() as stack:
         files = await stack.enter_async_context(FileStore(settings.files))
         nc = await stack.enter_async_context(_connection(settings, "flashbulb-api"))
@@ -118,58 +126,88 @@ async def api(settings: Settings) -> AsyncIterator[str]:
             fleet=fleet,
         )
         results = Results(files, url_seconds=settings.files.url_seconds)
-        queueing = Queueing(stores, results, settings.queue, clock=time.time)
+        queueing = Queueing(stores, InlineSources(files), results, settings.queue, clock=time.time)
         engines = await stack.enter_async_context(Engines())
+        generating = Generating(fleet, engines, clock=time.time)
+        limits = Limits(settings.api.sessions_per_key, settings.api.session_idle_seconds)
+        realtime = Realtime(generating, fleet, limits, clock=time.time)
         watching = Watching(queueing, stores.events, clock=time.time)
         servicers = Servicers(
-            generation=GenerationServicer(Generating(fleet, engines, clock=time.time), fleet),
+            generation=GenerationServicer(generating, fleet),
             queue=QueueServicer(queueing, watching, fleet),
             storage=StorageServicer(Files(files, url_seconds=settings.files.url_seconds)),
             models=ModelServicer(fleet),
+            realtime=RealtimeServicer(realtime, tokens),
         )
         janitor = Janitor(stores, queueing, await LostJobs.open(js), settings.queue, clock=time.time)
         sweeper = Sweeper(files, keep_seconds=settings.queue.keep_seconds, every_seconds=settings.files.sweep_seconds)
         await stack.enter_async_context(_background(janitor.run(), sweeper.run()))
-        address = await stack.enter_async_context(serve(servicers, keys, settings.api))
+        address = await stack.enter_async_context(serve(servicers, CallInterceptor(keys, tokens), settings.api))
         stack.callback(watching.drain)
+        stack.callback(realtime.drain)
         yield address
 
 
+def _keys(settings: Settings) -> Keys:
+    from flashbulb_server.api.keys import Keys
+
+    try:
+        keys = Keys.load(settings.api)
+    except ValueError as err:
+        raise Misconfigured(str(err)) from err
+    if not keys:
+        raise Misconfigured("no keys: set FLASHBULB_API__KEYS or FLASHBULB_API__KEYS_FILE")
+    return keys
+
+
 @asynccontextmanager
-async def worker(settings: Settings) -> AsyncIterator[str]:
-    """The worker role; gives the address of its EngineService while it works.
+async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[str]:
+    """The worker role; gives the address of its EngineService while it works. `load`: instead of the models that the settings name.
 
     Raises StoreUnavailable, OSError (the address is taken), Misconfigured (a model cannot be loaded, a store refuses the keys).
     """
-    from flashbulb_server.pipelines.loading import load_models
     from flashbulb_server.worker.delivery import Delivery
     from flashbulb_server.worker.engine import StepEngine
+    from flashbulb_server.worker.inputs import Inputs
     from flashbulb_server.worker.jobs import Desk, JobLoop
     from flashbulb_server.worker.server import EngineServicer, serve_engine
 
     worker_id = secrets.token_hex(6)
-    pipelines = await asyncio.to_thread(load_models, settings.worker)
+    pipelines = await asyncio.to_thread(load or _load_models, settings.worker)
     async with AsyncExitStack() as stack:
         files = await stack.enter_async_context(FileStore(settings.files))
         nc = await stack.enter_async_context(_connection(settings, f"flashbulb-worker-{worker_id}"))
         js = nc.jetstream()
         await ensure_topology(js, settings.queue, replicas=settings.nats.replicas)
         await ensure_consumers(js, settings.queue, settings.worker.worker_class)
-        engine = await stack.enter_async_context(StepEngine(pipelines, capacity=settings.worker.capacity))
+        engine = await stack.enter_async_context(
+            StepEngine(
+                pipelines,
+                capacity=settings.worker.capacity,
+                key_weights=settings.worker.key_weights,
+                realtime_share=settings.worker.realtime_share,
+            )
+        )
+        models = {model.name: model for model in engine.models}
+        inputs = await stack.enter_async_context(
+            Inputs(files, models, allow_private_urls=settings.worker.allow_private_urls)
+        )
         delivery = await stack.enter_async_context(
             Delivery(
                 files,
-                {model.name: model for model in engine.models},
+                models,
                 keep_seconds=settings.queue.keep_seconds,
                 url_seconds=settings.files.url_seconds,
             )
         )
         consumer = await stack.enter_async_context(JobConsumer.open(nc, settings.worker.worker_class))
-        desk = Desk(consumer, RequestRecords(nc, js), EventBus(nc, js), engine, delivery)
+        desk = Desk(consumer, RequestRecords(nc, js), EventBus(nc, js), engine, inputs, delivery)
         jobs = JobLoop(desk, settings.queue, worker_id=worker_id, clock=time.time)
         address = await stack.enter_async_context(
             serve_engine(
-                EngineServicer(engine, delivery), settings.worker.listen, drain_seconds=settings.worker.drain_seconds
+                EngineServicer(engine, inputs, delivery),
+                settings.worker.listen,
+                drain_seconds=settings.worker.drain_seconds,
             )
         )
         herald = Herald(nc, js)
@@ -180,6 +218,12 @@ async def worker(settings: Settings) -> AsyncIterator[str]:
         stack.callback(voice.drain)
         await stack.enter_async_context(_until_drained(jobs, settings.worker.drain_seconds))
         yield address
+
+
+def _load_models(settings: WorkerSettings) -> Mapping[str, StepPipeline[Any]]:
+    from flashbulb_server.pipelines.loading import load_models  # torch
+
+    return load_models(settings)
 
 
 class _Voice:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -65,6 +65,15 @@ class ApiSettings(_Part):
     )
     max_calls: int = Field(2000, ge=1, description="Calls served at once; more are refused with RESOURCE_EXHAUSTED.")
     drain_seconds: float = Field(20, ge=0, description="Seconds that calls may go on after SIGTERM.")
+    token_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Secret that short-lived tokens are signed with, 32 characters or more; the same on every api. Default: a "
+        "random one, so that tokens end with the process that made them.",
+    )
+    sessions_per_key: int = Field(32, ge=1, description="Realtime sessions that one key may have at once.")
+    session_idle_seconds: float = Field(
+        60, gt=0, description="Seconds without a frame after which a realtime session is closed."
+    )
     tls_certificate: Path | None = Field(
         None, description="PEM file of the certificate chain; with `tls_key`, the port speaks TLS."
     )
@@ -101,6 +110,17 @@ class WorkerSettings(_Part):
     capacity: int = Field(
         8, ge=1, le=256, description="Pictures in flight at once; more only cost memory once the accelerator is full."
     )
+    realtime_share: float = Field(
+        0.8,
+        ge=0.05,
+        le=0.95,
+        description="Share of the device's time kept for frames of live sessions while there are any; direct calls and the queue get "
+        "at least the rest. At 0.8 a full queue makes frames about a quarter slower.",
+    )
+    key_weights: Mapping[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="Shares of the device by id of key, as JSON in the environment; a key that is not named has 1.0.",
+    )
     embedded_model: bool = Field(True, description="Whether to load the embedded model `flashbulb/tiny`.")
     models: Mapping[str, Path] = Field(
         default_factory=dict,
@@ -113,9 +133,23 @@ class WorkerSettings(_Part):
         "auto", description="torch device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes an accelerator if there is one."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the weights; `auto` is float32 on a CPU and float16 on CUDA."
+        "auto", description="Type that the networks compute in; `auto` is float32 on a CPU and float16 on CUDA."
+    )
+    backend: Literal["auto", "eager", "openvino"] = Field(
+        "auto",
+        description="What runs the networks: torch (`eager`), or OpenVINO on a CPU; `auto` takes OpenVINO where it is installed and draws "
+        "the same.",
+    )
+    tiny_decoders: Mapping[str, Path] = Field(
+        default_factory=dict,
+        description="Tiny autoencoders that decode in place of a model's own, faster and less exactly: model name to a folder in diffusers "
+        "layout.",
     )
     threads: int = Field(0, ge=0, description="CPU threads of the networks; 0 takes all cores.")
+    allow_private_urls: bool = Field(
+        False,
+        description="Whether callers may name input pictures by URLs on private addresses; off, as it lets them look into your network.",
+    )
     drain_seconds: float = Field(20, ge=0, description="Seconds that drawings may go on after SIGTERM.")
 
 

@@ -2,9 +2,13 @@
 
     FlashbulbError
     ├── InvalidRequest            mend the named fields
+    ├── BadImage                  give another picture
     ├── Unauthenticated           give a key
     │   ├── KeyMissing
-    │   └── KeyUnknown
+    │   ├── KeyUnknown
+    │   └── TokenInvalid
+    ├── Forbidden                 give another key
+    │   └── TokenForbids
     ├── NotFound                  nothing to wait for
     │   ├── RequestNotFound
     │   └── FileNotFound
@@ -15,7 +19,8 @@
     │   └── SafetyCheckerUnavailable
     ├── Busy                      wait, then try again
     │   ├── QueueFull
-    │   └── WorkersBusy
+    │   ├── WorkersBusy
+    │   └── TooManySessions
     ├── Unavailable               try again
     │   ├── NoWorker
     │   ├── StoreUnavailable
@@ -69,6 +74,15 @@ class InvalidRequest(FlashbulbError):
         self.violations = tuple(violations)
 
 
+class BadImage(FlashbulbError):
+    """A picture that was given cannot be had or read. `field` is its path in the input, such as `image_url`."""
+
+    reason = "BAD_IMAGE"
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}", metadata={"field": field, "problem": problem})
+
+
 class Unauthenticated(FlashbulbError):
     """The caller is not known."""
 
@@ -89,6 +103,31 @@ class KeyUnknown(Unauthenticated):
 
     def __init__(self) -> None:
         super().__init__("the key is not known")
+
+
+class TokenInvalid(Unauthenticated):
+    """The token is forged, broken or expired."""
+
+    reason = "TOKEN_INVALID"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the token is not valid: {problem}", metadata={"problem": problem})
+
+
+class Forbidden(FlashbulbError):
+    """The caller is known, but may not do this."""
+
+
+class TokenForbids(Forbidden):
+    """The token is not good for this."""
+
+    reason = "TOKEN_FORBIDS"
+
+    def __init__(self, wanted: str, allowed: Sequence[str]) -> None:
+        names = ", ".join(sorted(allowed))
+        super().__init__(
+            f"the token is good for {names}, not for {wanted}", metadata={"wanted": wanted, "allowed": names}
+        )
 
 
 class NotFound(FlashbulbError):
@@ -190,6 +229,15 @@ class WorkersBusy(Busy):
 
     def __init__(self, message: str = "all workers are busy", *, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class TooManySessions(Busy):
+    """The key has as many realtime sessions as it may."""
+
+    reason = "TOO_MANY_SESSIONS"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the key has {limit} sessions already", metadata={"limit": str(limit)}, retry_after=5.0)
 
 
 class Unavailable(FlashbulbError):

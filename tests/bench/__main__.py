@@ -1,6 +1,7 @@
-"""`make bench`: what the service adds to the engine's time, on this machine, through the real service and the embedded model.
+"""`make bench`: what is promised of speed, measured on this machine. The machine should be idle.
 
-Prints a Markdown table and writes out/bench.json. Figures are medians; the machine should be idle.
+1. Sections run one after another; `--only` takes some of them. Each is interleaved and repeated in itself, and reports medians.
+2. RESULTS.md and results.json hold the newest run of every section; `--quick` only tries that everything runs, and writes to out/bench.
 """
 
 from __future__ import annotations
@@ -8,170 +9,149 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import platform
-import signal
+import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from os import cpu_count, getloadavg
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import grpc
+import uvloop
 
-from flashbulb.v1 import generation_pb2, queue_pb2
-from tests.service import RunningService, Stubs, apple, auth, stubs
+from tests.bench import overhead, realtime, whole
+from tests.bench.figures import Figure, Report
 
-WARM_UP = 10
+_HERE = Path(__file__).parent
+_HEAD = """# Results of `make bench`
 
+One run of each section, not all of the same hour or commit; differences below a fifth are noise. Goals are those that the project set
+itself. A load average above 0.3 before a section means that others used the machine, and that its times are too long.
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A measured value with what it should reach."""
-
-    name: str
-    value: float
-    unit: str
-    goal: str
-    reached: bool
-
-
-async def queue_overhead(call: Stubs, count: int) -> list[float]:
-    """Milliseconds from Submit to the result, less the engine's time, one request after another."""
-    added = []
-    for index in range(count + WARM_UP):
-        started = time.perf_counter()
-        output = await through_queue(call)
-        total = time.perf_counter() - started
-        if index >= WARM_UP:
-            added.append((total - output.timings["inference"]) * 1000)
-    return added
-
-
-async def through_queue(call: Stubs) -> generation_pb2.GenerationOutput:
-    """Submit, watch until the end, get the result."""
-    submitted = await call.queue.Submit(queue_pb2.SubmitRequest(input=apple()), metadata=auth())
-    request_id = submitted.request.request_id
-    async for _ in call.queue.WatchStatus(queue_pb2.WatchStatusRequest(request_id=request_id), metadata=auth()):
-        pass
-    result = await call.queue.GetResult(queue_pb2.GetResultRequest(request_id=request_id), metadata=auth())
-    return result.output
-
-
-async def generate_overhead(call: Stubs, count: int) -> list[float]:
-    """Milliseconds of Generate less the engine's time, one call after another."""
-    added = []
-    for index in range(count + WARM_UP):
-        started = time.perf_counter()
-        response = await call.generation.Generate(generation_pb2.GenerateRequest(input=apple()), metadata=auth())
-        total = time.perf_counter() - started
-        if index >= WARM_UP:
-            added.append((total - response.output.timings["inference"]) * 1000)
-    return added
-
-
-async def batching(call: Stubs, rounds: int) -> tuple[float, float, float]:
-    """Mean batch size of eight calls in flight, and pictures a second with eight in flight and with one."""
-
-    async def one(seed: int) -> generation_pb2.GenerationOutput:
-        request = generation_pb2.GenerateRequest(input=apple(seed=seed, num_inference_steps=4))
-        return (await call.generation.Generate(request, metadata=auth())).output
-
-    sizes, together, alone = [], [], []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        outputs = await asyncio.gather(*(one(seed) for seed in range(8)))
-        together.append(8 / (time.perf_counter() - started))
-        sizes += [output.mean_batch_size for output in outputs]
-        started = time.perf_counter()
-        for seed in range(8):
-            await one(seed)
-        alone.append(8 / (time.perf_counter() - started))
-    return median(sizes), median(together), median(alone)
-
-
-async def submit_rate(call: Stubs, count: int, concurrency: int) -> float:
-    """Durable submissions a second."""
-    left = iter(range(count))
-
-    async def submitter() -> None:
-        for _ in left:
-            await call.queue.Submit(queue_pb2.SubmitRequest(input=apple()), metadata=auth())
-
-    started = time.perf_counter()
-    await asyncio.gather(*(submitter() for _ in range(concurrency)))
-    return count / (time.perf_counter() - started)
-
-
-def median(values: list[float]) -> float:
-    return percentile(values, 50)
-
-
-def percentile(values: list[float], share: int) -> float:
-    """Nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, round(share / 100 * (len(ordered) - 1)))]
-
-
-async def measure(service: RunningService, scale: float) -> list[Figure]:
-    def times(count: int) -> int:
-        return max(3, round(count * scale))
-
-    async with grpc.aio.insecure_channel(service.address) as channel:
-        call = stubs(channel)
-        queue = await queue_overhead(call, times(100))
-        direct = await generate_overhead(call, times(200))
-        size, together, alone = await batching(call, times(10))
-        os.kill(service.child("worker"), signal.SIGSTOP)  # the queue alone: nothing is drawn meanwhile
-        try:
-            rate = await submit_rate(call, times(3000), 32)
-        finally:
-            os.kill(service.child("worker"), signal.SIGCONT)
-    return [
-        at_most("queue: submit to result, less engine, p50", median(queue), "ms", 30),
-        Figure("queue: the same, p95", percentile(queue, 95), "ms", "", True),
-        at_most("Generate, less engine, p50", median(direct), "ms", 5),
-        Figure("Generate: the same, p95", percentile(direct, 95), "ms", "", True),
-        at_least("Submit, 32 callers", rate, "/s", 400),
-        at_least("mean batch size, 8 in flight", size, "pictures", 4),
-        Figure("8 in flight, 4 steps", together, "pictures/s", "", True),
-        Figure("one after another, 4 steps", alone, "pictures/s", "", True),
-    ]
-
-
-def at_most(name: str, value: float, unit: str, goal: float) -> Figure:
-    return Figure(name, value, unit, f"<= {goal:g}", value <= goal)
-
-
-def at_least(name: str, value: float, unit: str, goal: float) -> Figure:
-    return Figure(name, value, unit, f">= {goal:g}", value >= goal)
-
-
-def report(figures: list[Figure], write: Callable[[str], object]) -> None:
-    write("| measure | value | goal |\n| --- | --- | --- |\n")
-    for figure in figures:
-        mark = "" if figure.reached else " (missed)"
-        write(f"| {figure.name} | {figure.value:.2f} {figure.unit} | {figure.goal}{mark} |\n")
+1. Added time is over the engine's own, measured alone: sleeping, and making the file after the sleep.
+2. mosec is listed apart: its HTTP server is Rust, and its worker Python.
+3. After realtime runs the next one waits 2.5 s: for 2 s after a session's last frame the engine gives other work small calls only.
+"""
+_QUICK_OVERHEAD = overhead.Plan(closed=0.2, open=0.3, repetitions=1, rest=0)
+_QUICK_REALTIME = realtime.Plan(seconds=1.5, warm=0.3, repetitions=1, sessions=(1, 2), queued=20, deaf_seconds=1.5)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", type=float, default=1.0, help="Share of the usual repetitions.")
-    parser.add_argument("--json", type=Path, default=Path("out/bench.json"))
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="flashbulb-bench-") as folder:
-        service = RunningService(Path(folder), LOG__LEVEL="WARNING")
-        service.start()
-        try:
-            figures = asyncio.run(measure(service, options.scale))
-        finally:
-            service.stop(signal.SIGKILL)
-    report(figures, sys.stdout.write)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"system": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()}
-    options.json.write_text(json.dumps({"machine": machine, "figures": [asdict(f) for f in figures]}, indent=2))
+    options = _options()
+    output: Path = options.output or (Path("out/bench") if options.quick else _HERE)
+    output.mkdir(parents=True, exist_ok=True)
+    stored = output / "results.json"
+    results = json.loads(stored.read_text()) if stored.exists() else {}
+    for name in options.only or (QUICK_SECTIONS if options.quick else SECTIONS):
+        sys.stderr.write(f"{name} ...\n")
+        started, load = time.perf_counter(), getloadavg()[0]
+        with TemporaryDirectory(prefix="flashbulb-bench-") as folder:
+            report = uvloop.run(SECTIONS[name](Path(folder), options))
+        sys.stdout.write(report.markdown() + "\n")
+        results[name] = {
+            "machine": _machine(),
+            "load_average": [round(load, 2), round(getloadavg()[0], 2)],
+            "seconds": round(time.perf_counter() - started),
+            "markdown": report.markdown(),
+            "figures": [asdict(figure) for figure in report.figures],
+            "data": report.data,
+        }
+        stored.write_text(json.dumps(results, indent=1))
+        (output / "RESULTS.md").write_text(_page(results))
     return 0
+
+
+async def _whole(folder: Path, options: argparse.Namespace) -> Report:
+    return await whole.measure(folder, 0.01 if options.quick else 1.0)
+
+
+async def _overhead(folder: Path, options: argparse.Namespace) -> Report:
+    return await overhead.measure(
+        folder, _QUICK_OVERHEAD if options.quick else overhead.Plan(), peers=not options.no_peers
+    )
+
+
+async def _realtime(_: Path, options: argparse.Namespace) -> Report:
+    return await realtime.sessions(_QUICK_REALTIME if options.quick else realtime.Plan())
+
+
+async def _mixed(_: Path, options: argparse.Namespace) -> Report:
+    return await realtime.beside_queue(_QUICK_REALTIME if options.quick else realtime.Plan())
+
+
+async def _slow(_: Path, options: argparse.Namespace) -> Report:
+    return await realtime.slow_reader(_QUICK_REALTIME if options.quick else realtime.Plan())
+
+
+async def _pipeline(folder: Path, options: argparse.Namespace) -> Report:
+    """In a process of its own: torch wants its threads for itself."""
+    found = folder / "pipeline.json"
+    command = [sys.executable, "-m", "tests.bench.pipeline", "--json", str(found)]
+    command += ["--scale", "0.05"] if options.quick else []
+    command += ["--sd15"] if options.sd15 else []
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    report = Report("The pipeline beside stock diffusers, one thread")
+    if done.returncode:
+        report.notes.append(
+            "It could not be measured: " + (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        )
+        return report
+    report.figures = [Figure(**figure) for figure in json.loads(found.read_text())["figures"]]
+    return report
+
+
+SECTIONS: dict[str, Callable[[Path, argparse.Namespace], Awaitable[Report]]] = {
+    "overhead": _overhead,
+    "realtime": _realtime,
+    "mixed": _mixed,
+    "slow-reader": _slow,
+    "service": _whole,
+    "pipeline": _pipeline,
+}
+
+QUICK_SECTIONS = ("overhead", "realtime", "mixed", "slow-reader", "service")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=SECTIONS,
+        help="Sections to run; by default all, or with --quick those that take seconds.",
+    )
+    parser.add_argument("--quick", action="store_true", help="A few seconds of each section: the figures mean nothing.")
+    parser.add_argument("--no-peers", action="store_true", help="Leaves the peers out.")
+    parser.add_argument(
+        "--sd15", action="store_true", help="Also the architecture of Stable Diffusion 1.5: 10 GB, minutes."
+    )
+    parser.add_argument(
+        "--output", type=Path, help="Folder of RESULTS.md and results.json; by default the benchmarks' own."
+    )
+    return parser.parse_args()
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "processors": cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _page(results: dict[str, dict[str, object]]) -> str:
+    machine = next(iter(results.values()))["machine"]
+    assert isinstance(machine, dict)
+    told = "{system} on {architecture}, {processors} processors, Python {python}.\n".format(**machine)
+    return "\n".join((_HEAD, told, *(_section(results[name]) for name in SECTIONS if name in results)))
+
+
+def _section(result: dict[str, object]) -> str:
+    before, after = result["load_average"]
+    return f"{result['markdown']}\nLoad average before and after: {before}, {after}.\n"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2, queue_pb2, storage_pb2
+from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2, queue_pb2, realtime_pb2, storage_pb2
 
 KEY = "demo:secret"
 LIMIT = 20.0
@@ -30,6 +30,7 @@ _SERVICES = (
     queue_pb2.DESCRIPTOR.services_by_name["QueueService"],
     storage_pb2.DESCRIPTOR.services_by_name["StorageService"],
     model_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    realtime_pb2.DESCRIPTOR.services_by_name["RealtimeService"],
 )
 
 
@@ -74,7 +75,7 @@ def pack(status: status_pb2.Status, detail: Message) -> None:
 
 @dataclass
 class Call:
-    """A call that came: for a client stream `request` is the list of its messages. `ended` is set when the server is rid of it."""
+    """A call that came: for a client stream `request` is the list of its messages (so far). `ended` is set when the server is rid of it."""
 
     rpc: str
     request: object
@@ -111,7 +112,10 @@ class ScriptedServer:
         return f"127.0.0.1:{self.port}"
 
     def expect(self, rpc: str, *replies: Reply) -> None:
-        """The next calls, all of one RPC. A reply to a stream is a list of messages, Failures, Hangs and functions."""
+        """The next calls, all of one RPC. A reply to a stream is a list of messages, Failures, Hangs and functions.
+
+        One to a stream in both directions is a function of the iterator of requests, which gives such a list; None ends it at once.
+        """
         self._script.extend((rpc, reply) for reply in replies)
 
     def start(self, port: int = 0) -> None:
@@ -151,12 +155,14 @@ class ScriptedServer:
             (False, False): (grpc.unary_unary_rpc_method_handler, self._unary),
             (False, True): (grpc.unary_stream_rpc_method_handler, self._stream),
             (True, False): (grpc.stream_unary_rpc_method_handler, self._unary),
+            (True, True): (grpc.stream_stream_rpc_method_handler, self._converse),
         }
         make, serve = makers[method.client_streaming, method.server_streaming]
         request_class = method.input_type._concrete_class
 
         def handle(request, context):
-            return serve(method.name, list(request) if method.client_streaming else request, context)
+            whole = method.client_streaming and not method.server_streaming
+            return serve(method.name, list(request) if whole else request, context)
 
         return make(
             handle, request_deserializer=request_class.FromString, response_serializer=lambda m: m.SerializeToString()
@@ -184,6 +190,25 @@ class ScriptedServer:
             item = item() if callable(item) else item
             if item is not None:
                 yield self._answer(call, item, context)
+
+    def _converse(self, rpc: str, requests: Iterator[Message], context: grpc.ServicerContext) -> Iterator[object]:
+        seen: list[Message] = []
+        call, reply = self._take(rpc, seen, context)
+
+        def recorded() -> Iterator[Message]:
+            for request in requests:
+                seen.append(request)
+                yield request
+
+        if isinstance(reply, Failure | Hang):
+            next(recorded(), None)  # a status that comes while the client writes is lost (grpc/grpc#36066)
+            reply = [reply]
+        else:
+            reply = reply(recorded())
+        for item in reply:
+            if item is None:
+                return
+            yield self._answer(call, item, context)
 
     def _answer(self, call: Call, answer: object, context: grpc.ServicerContext) -> object:
         if isinstance(answer, Failure):
@@ -250,6 +275,59 @@ def output(
         mean_batch_size=1.5,
         request_id="mine",
     )
+
+
+def opened(session_id: str = "s1", resume_token: str = "again") -> realtime_pb2.ConnectResponse:
+    """The session is open."""
+    message = realtime_pb2.SessionOpened(session_id=session_id, resume_token=resume_token)
+    message.idle_timeout.seconds = 60
+    message.resolved_defaults.fast_lcm_text_to_image.seed = 7
+    return realtime_pb2.ConnectResponse(sequence=1, opened=message)
+
+
+def drawn(frame: realtime_pb2.InputFrame, *, superseded: int = 0, content: bytes = b"") -> realtime_pb2.ConnectResponse:
+    """The picture of a frame; its bytes are the frame's prompt."""
+    changes = getattr(frame.changes, frame.changes.WhichOneof("input") or "fast_lcm_text_to_image")
+    picture = image_pb2.Image(
+        content=content or changes.prompt.encode(), content_type="image/jpeg", width=64, height=64
+    )
+    message = realtime_pb2.OutputFrame(
+        frame_id=frame.frame_id,
+        images=[picture],
+        seed=changes.seed,
+        timings={"denoise": 0.02},
+        superseded_frames=superseded,
+        has_nsfw_concepts=[False],
+        fidelity=generation_pb2.FIDELITY_CLOSE,
+    )
+    message.age.FromMilliseconds(25)
+    return realtime_pb2.ConnectResponse(frame=message)
+
+
+def not_drawn(number: int, reason: str, step: int = 0, error: Failure | None = None) -> realtime_pb2.ConnectResponse:
+    """A frame was dropped."""
+    message = realtime_pb2.DroppedFrame(frame_id=number, reason=f"DROP_REASON_{reason}", stopped_at_step=step)
+    if error is not None:
+        message.error.CopyFrom(error.status)
+    return realtime_pb2.ConnectResponse(dropped=message)
+
+
+def closed(reason: str, retry_delay: float | None = None) -> realtime_pb2.ConnectResponse:
+    """The session ends."""
+    message = realtime_pb2.SessionClosed(reason=f"CLOSE_REASON_{reason}", message=f"because {reason}")
+    if retry_delay is not None:
+        message.retry_delay.FromNanoseconds(round(retry_delay * 1e9))
+    return realtime_pb2.ConnectResponse(closed=message)
+
+
+def drawing(requests: Iterator[realtime_pb2.ConnectRequest]) -> Iterator[object]:
+    """A session that draws every frame."""
+    next(requests)
+    yield opened()
+    for request in requests:
+        if request.WhichOneof("message") == "frame":
+            yield drawn(request.frame)
+    yield closed("CLIENT")
 
 
 def finished(request_id: str = "r1", count: int = 1, **values: object) -> queue_pb2.GetResultResponse:

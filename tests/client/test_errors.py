@@ -23,6 +23,7 @@ CODES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK
 # Reason, its status in the contract, its class.
 EXPECTED = {
     "INVALID_INPUT": ("INVALID_ARGUMENT", flashbulb.InvalidInput),
+    "BAD_IMAGE": ("INVALID_ARGUMENT", flashbulb.BadImage),
     "KEY_MISSING": ("UNAUTHENTICATED", flashbulb.AuthenticationError),
     "KEY_UNKNOWN": ("UNAUTHENTICATED", flashbulb.AuthenticationError),
     "REQUEST_NOT_FOUND": ("NOT_FOUND", flashbulb.RequestNotFound),
@@ -40,6 +41,9 @@ EXPECTED = {
     "REQUEST_CANCELLED": ("CANCELLED", flashbulb.RequestCancelled),
     "START_TIMEOUT": ("DEADLINE_EXCEEDED", flashbulb.RequestExpired),
     "DRAINING": ("UNAVAILABLE", flashbulb.Unavailable),
+    "TOO_MANY_SESSIONS": ("RESOURCE_EXHAUSTED", flashbulb.Busy),
+    "TOKEN_INVALID": ("UNAUTHENTICATED", flashbulb.AuthenticationError),
+    "TOKEN_FORBIDS": ("PERMISSION_DENIED", flashbulb.AuthenticationError),
     "INTERNAL": ("INTERNAL", flashbulb.ServerError),
 }
 

@@ -38,11 +38,11 @@ def test_all_is_exactly_what_is_exported():
             assert value.__name__ == name
     public = {
         name
-        for module in ("_errors", "_inputs", "_results", "_handle")
+        for module in ("_errors", "_inputs", "_results", "_frames", "_handle")
         for name, value in vars(importlib.import_module(f"flashbulb.{module}")).items()
         if isinstance(value, type) and value.__module__ == f"flashbulb.{module}"
     }
-    assert set(flashbulb.__all__) == public | {"AsyncClient", "Client"} | set(SHORTCUTS)
+    assert set(flashbulb.__all__) == public | {"AsyncClient", "AsyncSession", "Client", "Session"} | set(SHORTCUTS)
     assert set(flashbulb.__all__) <= set(dir(flashbulb))
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import flashbulb
 from flashbulb import _shortcuts
 from flashbulb._cli_app import app
-from flashbulb.v1 import generation_pb2, queue_pb2
+from flashbulb.v1 import generation_pb2, queue_pb2, realtime_pb2
 from tests.client import scripted
 from tests.client.scripted import KEY, changed, finished, submitted
 
@@ -39,9 +39,19 @@ def stream(server):
     server.expect("GenerateStream", [generation_pb2.GenerateStreamResponse(output=scripted.output())])
 
 
-@pytest.mark.parametrize(
-    ("example", "script"), [*zip(EXAMPLES, (draw, submit, stream), strict=True)], ids=["draw", "submit", "stream"]
-)
+def live(server):
+    server.expect("Connect", scripted.drawing)
+
+
+def tokens(server):
+    server.expect("CreateToken", realtime_pb2.CreateTokenResponse(token="t1"))
+    server.expect("Connect", scripted.drawing)
+
+
+SCRIPTS = {"draw": draw, "submit": submit, "stream": stream, "live": live, "tokens": tokens}
+
+
+@pytest.mark.parametrize(("example", "script"), [*zip(EXAMPLES, SCRIPTS.values(), strict=True)], ids=SCRIPTS)
 def test_the_examples_run(server, tmp_path, monkeypatch, example, script):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLASHBULB_HOST", server.host)

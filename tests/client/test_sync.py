@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 import flashbulb
-from flashbulb import AsyncClient, AsyncHandle, Client, Handle, State, Stepped
+from flashbulb import AsyncClient, AsyncHandle, AsyncSession, Client, Handle, Session, State, Stepped
 from flashbulb._loop import LoopThread
 from flashbulb.v1 import generation_pb2, model_pb2, queue_pb2
 from tests.client import scripted
@@ -26,10 +26,14 @@ def public(kind):
     return {name for name in vars(kind) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize(("one", "other"), [(AsyncClient, Client), (AsyncHandle, Handle)], ids=["client", "handle"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(AsyncClient, Client), (AsyncHandle, Handle), (AsyncSession, Session)],
+    ids=["client", "handle", "session"],
+)
 def test_both_clients_have_the_same_methods_with_the_same_parameters(one, other):
     assert public(one) == public(other)
-    for name in public(one) | {"__init__"}:
+    for name in public(one) | ({"__init__"} if one is not AsyncSession else set()):
         if callable(getattr(one, name)):
             expected, found = ([*inspect.signature(getattr(kind, name)).parameters.values()] for kind in (one, other))
             assert [p for p in found if p.name != "client"] == [p for p in expected if p.name != "client"], name

@@ -161,8 +161,6 @@ async def test_a_model_that_is_not_installed_is_answered_with_those_that_are(me:
 @pytest.mark.parametrize(
     "given",
     [
-        Given(fast_lcm_image_to_image=input_pb2.FastLcmImageToImageInput(prompt="x")),
-        Given(fast_lcm_inpainting=input_pb2.FastLcmInpaintingInput(prompt="x")),
         Given(stable_diffusion_v15=input_pb2.StableDiffusionV15Input(prompt="x")),
         Given(omnigen_v1=input_pb2.OmnigenV1Input(prompt="x")),
         Given(flux_lora_text_to_image=input_pb2.FluxLoraTextToImageInput(prompt="x")),
@@ -176,7 +174,8 @@ async def test_an_endpoint_without_a_model_is_answered_with_those_that_have_one(
     endpoint = next(e.endpoint for e in listed.endpoints if e.input_field == given.WhichOneof("input"))
     for error in await every_way(me, given):
         assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ENDPOINT_UNAVAILABLE")
-        assert error.metadata == {"endpoint": endpoint, "available": "fast-lcm-diffusion"}
+        names = ("fast-lcm-diffusion", "fast-lcm-diffusion/image-to-image", "fast-lcm-diffusion/inpainting")
+        assert error.metadata == {"endpoint": endpoint, "available": ", ".join(names)}
     assert await me.listed() == []
 
 
@@ -302,7 +301,7 @@ ID, _, SECRET = KEY.partition(":")
         ((), "KEY_MISSING"),
         ((("authorization", ""),), "KEY_MISSING"),
         ((("authorization", KEY),), "KEY_MISSING"),
-        ((("authorization", f"Bearer {KEY}"),), "KEY_MISSING"),
+        ((("authorization", f"Bearer {KEY}"),), "TOKEN_INVALID"),
         ((("authorization", f"Key {ID}"),), "KEY_MISSING"),
         ((("authorization", f"Key {ID}:"),), "KEY_MISSING"),
         ((("authorization", f"Key {ID}:wrong"),), "KEY_UNKNOWN"),

@@ -11,7 +11,7 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from flashbulb.v1 import input_pb2, model_pb2, realtime_pb2
+from flashbulb.v1 import input_pb2, model_pb2
 from tests.driving import Caller, refusal
 from tests.service import RunningService, apple, auth
 
@@ -84,18 +84,6 @@ async def test_channelz_counts_calls(me: Caller) -> None:
     assert await succeeded() >= before + 4
 
 
-async def test_realtime_says_that_it_is_not_built(me: Caller) -> None:
-    calls = (
-        me.call.realtime.CreateToken(realtime_pb2.CreateTokenRequest(), metadata=auth(me.key), timeout=5),
-        me.call.realtime.Connect(iter([realtime_pb2.ConnectRequest()]), metadata=auth(me.key), timeout=5).read(),
-    )
-    for call in calls:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert "not built" in str(caught.value.details())
-
-
 async def test_an_unknown_method(me: Caller) -> None:
     send = me.call.channel.unary_unary("/flashbulb.v1.QueueService/Explode")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -112,7 +100,7 @@ async def test_the_catalog_is_complete(me: Caller) -> None:
         message = members[endpoint.input_field].message_type
         assert [field.name for field in endpoint.fields] and endpoint.description
         assert {field.name for field in endpoint.fields} == set(message.fields_by_name), endpoint.endpoint
-        assert endpoint.models == (["flashbulb/tiny"] if endpoint.endpoint == "fast-lcm-diffusion" else [])
+        assert endpoint.models == (["flashbulb/tiny"] if endpoint.endpoint in ENDPOINTS[:3] else [])
         assert endpoint.default_model == ("flashbulb/tiny" if endpoint.models else "")
     fields = {field.name: field for field in listed.endpoints[0].fields}
     steps = fields["num_inference_steps"]
@@ -128,7 +116,7 @@ async def test_the_installed_models(me: Caller) -> None:
         return list((await me.call.models.ListModels(request, metadata=auth(me.key), timeout=5)).models)
 
     (tiny,) = await models("")
-    assert (tiny.name, list(tiny.endpoints), tiny.live_workers) == ("flashbulb/tiny", ["fast-lcm-diffusion"], 1)
+    assert (tiny.name, list(tiny.endpoints), tiny.live_workers) == ("flashbulb/tiny", ENDPOINTS[:3], 1)
     assert (tiny.native_size, tiny.resamples, tiny.safe_by_construction) == (128, True, True)
     assert tiny.max_image_pixels >= 1024 * 1024 and tiny.backend
     assert await models("fast-lcm-diffusion") == [tiny]

@@ -14,6 +14,7 @@ import pytest
 from flashbulb_server.api.janitor import Janitor
 from flashbulb_server.api.queueing import Queueing, Stores, job_of
 from flashbulb_server.api.results import Results
+from flashbulb_server.api.sources import InlineSources
 from flashbulb_server.config import QueueSettings
 from flashbulb_server.core import requests
 from flashbulb_server.core.requests import Priority, Request, State
@@ -61,8 +62,9 @@ async def open_house(server: RunningNats, settings: QueueSettings = QUICK) -> As
         fleet = await stack.enter_async_context(Fleet.open(queue.nc, queue.js))
         stores = Stores(queue.records, queue.keys, queue.jobs, queue.events, fleet)
         house: House
-        results = Results(cast(FileStore, None), url_seconds=60)  # no result is presented here
-        queueing = Queueing(stores, results, settings, clock=lambda: house.clock())
+        files = cast(FileStore, None)  # no result is presented here, and no picture submitted
+        results = Results(files, url_seconds=60)
+        queueing = Queueing(stores, InlineSources(files), results, settings, clock=lambda: house.clock())
         janitor = Janitor(stores, queueing, await LostJobs.open(queue.js), settings, clock=lambda: house.clock())
         house = House(queue, queueing, janitor)
         yield house

@@ -6,16 +6,18 @@ import asyncio
 import os
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from flashbulb_server.config import QueueSettings, Settings
 from flashbulb_server.core import requests
-from flashbulb_server.core.files import output_key
-from flashbulb_server.core.generation import Progress
+from flashbulb_server.core.files import output_key, upload_key, uri_of
+from flashbulb_server.core.generation import Progress, SourceImage
 from flashbulb_server.core.requests import Failure, LogLine, Priority, Request, State
 from flashbulb_server.errors import RequestCancelled, RequestNotFound
 from flashbulb_server.messaging.fleet import Stopped
@@ -23,13 +25,15 @@ from flashbulb_server.messaging.jobs import JobConsumer
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.wire.records import Event, Job
 from flashbulb_server.worker.delivery import Delivery
+from flashbulb_server.worker.encode import encode
 from flashbulb_server.worker.engine import StepEngine
+from flashbulb_server.worker.inputs import Inputs
 from flashbulb_server.worker.jobs import Desk, JobLoop
 from tests.conftest import forget_streams, make_settings
 from tests.embedded import RunningNats, RunningS3
-from tests.integration.stage import CLASS, Queue, eventually, make_request, open_queue
+from tests.integration.stage import CLASS, OWNER, Queue, eventually, make_request, open_queue
 from tests.sleeping_pipeline import SleepingLane, SleepingPipeline
-from tests.specs import make_spec
+from tests.specs import make_image_spec, make_spec
 
 pytestmark = pytest.mark.integration
 QUICK = QueueSettings(lease_seconds=1, max_attempts=3)
@@ -71,10 +75,11 @@ async def open_worker(
     drawing = pipeline or SleepingPipeline(seconds=0.005)
     async with (
         StepEngine({"sleeping": drawing}, capacity=capacity) as engine,
+        Inputs(files, {"sleeping": drawing.info}, allow_private_urls=True) as inputs,
         Delivery(files, {"sleeping": drawing.info}, keep_seconds=3600, url_seconds=60) as delivery,
         JobConsumer.open(queue.nc, CLASS) as consumer,
     ):
-        desk = Desk(consumer, queue.records, queue.events, engine, delivery)
+        desk = Desk(consumer, queue.records, queue.events, engine, inputs, delivery)
         loop = JobLoop(desk, queue.settings, worker_id=worker_id, clock=time.time)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -101,9 +106,10 @@ async def submit(
     queue: Queue, *, priority: Priority = Priority.NORMAL, start_in: float = 600, **spec: object
 ) -> Request:
     """A request of the sleeping model with its job, as the api puts it there."""
-    values = make_spec(**{"model_name": "sleeping", "width": 64, "height": 64, **spec})
+    make = make_image_spec if "image" in spec else make_spec
+    values = make(**{"model_name": "sleeping", "width": 64, "height": 64, **spec})
     request = make_request(
-        spec=values, priority=priority, total_steps=values.num_inference_steps, start_deadline=time.time() + start_in
+        spec=values, priority=priority, total_steps=values.steps, start_deadline=time.time() + start_in
     )
     await queue.records.create(request)
     await queue.jobs.publish(job_of(request), priority)
@@ -225,6 +231,62 @@ async def test_a_request_is_cancelled_at_the_next_step(queue: Queue, files: File
     told = await queue.events.last_progress(request.request_id)
     assert told is not None and ended.steps_done - told.step in (0, 1)  # the step that it was in may go untold
     assert await stored(files, request) == [False]
+
+
+async def test_a_request_is_cancelled_while_its_picture_is_being_fetched(queue: Queue, files: FileStore) -> None:
+    asked = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()  # until the worker hangs up
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.png"
+    async with server, open_worker(queue, files) as worker:
+        request = await submit(queue, image=SourceImage(url))
+        await asyncio.wait_for(asked.wait(), 10)
+        started = time.monotonic()
+        assert await worker.loop.stop_request(request.request_id) == Stopped(True, 0, 4)
+        assert time.monotonic() - started < 2
+        ended = await settled(queue, request)
+    assert (ended.state, ended.steps_done) == (State.CANCELLED, 0)
+    assert worker.pipeline.batches == []
+
+
+async def test_a_picture_that_cannot_be_read_fails_the_request(queue: Queue, files: FileStore) -> None:
+    async with open_worker(queue, files) as worker:
+        bad = await settled(queue, await submit(queue, image=SourceImage("http://127.0.0.1:9/a.png")))
+        good = await settled(queue, await submit(queue))
+    assert (bad.state, good.state) == (State.FAILED, State.SUCCEEDED)
+    assert bad.failure is not None and bad.failure.reason == "BAD_IMAGE"
+    assert bad.failure.metadata["field"] == "image_url"
+    assert worker.engine.in_flight == 0
+
+
+async def test_a_file_store_that_is_away_is_waited_for_by_what_it_shall_be_read(
+    nats_server: RunningNats, own_s3_server: RunningS3
+) -> None:
+    await forget_streams(nats_server)
+    settings = make_settings(nats_server, own_s3_server)
+    key = upload_key(OWNER, expire_time=time.time() + 600, unique=uuid.uuid4())
+    async with (
+        open_queue(nats_server, QUICK) as queue,
+        FileStore(settings.files) as files,
+        open_worker(queue, files),
+    ):
+        picture = encode(np.zeros((64, 64, 3), np.uint8), width=64, height=64, format="png")
+        await files.put(key, picture, content_type="image/png", expire_time=time.time() + 600)
+        own_s3_server.kill()
+        request = await submit(queue, image=SourceImage(uri_of(key)))
+
+        async def running() -> bool:
+            return (await now(queue, request)).state is State.RUNNING
+
+        await eventually(running)
+        await own_s3_server.restart()
+        assert (await settled(queue, request, 30)).state is State.SUCCEEDED
 
 
 async def test_a_request_is_cancelled_while_its_pictures_are_being_stored(

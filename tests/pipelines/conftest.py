@@ -19,12 +19,14 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from flashbulb_server.config import WorkerSettings
-from flashbulb_server.core.generation import TextToImageSpec
-from flashbulb_server.core.pipeline import Pixels
+from flashbulb_server.core.generation import GenerationSpec, TextToImageSpec
+from flashbulb_server.core.pipeline import Pixels, Sources
+from flashbulb_server.pipelines.choosing import Target
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.loading import EMBEDDED_FOLDER, EMBEDDED_MODEL, load_folder, load_models
 
 CPU = torch.device("cpu")
+TARGET = Target(CPU, torch.float32, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -145,16 +147,16 @@ def random_models(random_folders) -> Callable[[int | None], LatentConsistencyPip
 
     def model(guidance_width: int | None) -> LatentConsistencyPipeline:
         if guidance_width not in loaded:
-            loaded[guidance_width] = load_folder("random", random_folders(guidance_width), CPU, torch.float32, {})
+            loaded[guidance_width] = load_folder("random", random_folders(guidance_width), TARGET, {})
         return loaded[guidance_width]
 
     return model
 
 
-def draw(pipeline: LatentConsistencyPipeline, spec: TextToImageSpec) -> list[Pixels]:
+def draw(pipeline: LatentConsistencyPipeline, spec: GenerationSpec, sources: Sources | None = None) -> list[Pixels]:
     """Pictures of a spec, alone."""
-    lanes = pipeline.prepare(spec)
-    for _ in range(spec.num_inference_steps):
+    lanes = pipeline.prepare(spec, sources)
+    for _ in range(spec.steps):
         pipeline.step(lanes)
     return list(pipeline.decode(lanes))
 

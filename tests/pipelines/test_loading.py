@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from flashbulb_server.config import WorkerSettings
+from flashbulb_server.core.generation import SPECS
 from flashbulb_server.pipelines.loading import (
     EMBEDDED_FOLDER,
     EMBEDDED_MODEL,
@@ -23,16 +24,16 @@ from flashbulb_server.pipelines.loading import (
     load_models,
 )
 from flashbulb_server.pipelines.networks import load_networks
-from tests.pipelines.conftest import CPU, draw
+from tests.pipelines.conftest import CPU, TARGET, draw
 from tests.specs import make_spec
 
 
 def test_embedded_model(tiny):
     info = tiny.info
     assert info.name == EMBEDDED_MODEL
-    assert info.endpoints == ("fast-lcm-diffusion",)
+    assert info.endpoints == tuple(SPECS)
     assert (info.native_size, info.resamples, info.max_image_pixels) == (128, True, 4_194_304)
-    assert (info.fidelity, info.safe_by_construction, info.backend) == ("EXACT", True, "torch cpu float32")
+    assert (info.fidelity, info.safe_by_construction, info.backend) == ("EXACT", True, "openvino cpu float32")
     assert tiny.check([np.zeros((8, 8, 3), np.uint8)], "v1") == [False]
 
 
@@ -69,7 +70,7 @@ def _edit(path, **values):
 
 def _refused(folder, problem):
     with pytest.raises(UnusableFolder, match=f"(?s){re.escape(str(folder))}: .*{problem}"):
-        load_folder("broken", folder, CPU, torch.float32, {})
+        load_folder("broken", folder, TARGET, {})
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import LCMScheduler
 
+from flashbulb_server.pipelines.choosing import Target
 from flashbulb_server.pipelines.loading import load_embedded
 from flashbulb_server.pipelines.schedule import make_schedules
 from tests.pipelines.conftest import CPU, distance, draw, stock_draw, stock_random
@@ -80,7 +81,7 @@ def test_a_size_between_multiples_is_cut_from_the_next_one(random_models):
 
 def test_bfloat16_is_close(tiny):
     """At least 40 dB to float32 at the same seed, over several pictures."""
-    half = load_embedded(CPU, torch.bfloat16)
+    half = load_embedded(Target(CPU, torch.bfloat16))
     assert half.info.fidelity == "CLOSE"
     for seed in range(3):
         spec = make_spec(seed=seed, prompt="a house")

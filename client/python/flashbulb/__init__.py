@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from flashbulb import realtime as realtime
     from flashbulb._client import AsyncClient
     from flashbulb._errors import (
         AuthenticationError,
+        BadImage,
         Busy,
         ConfigurationError,
         Conflict,
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
         RequestNotFound,
         SafetyCheckerUnavailable,
         ServerError,
+        SessionEnded,
         Unavailable,
         UnknownField,
         WorkersBusy,
     )
+    from flashbulb._frames import Dropped, Frame, Token
     from flashbulb._handle import AsyncHandle, Handle
     from flashbulb._inputs import (
         FluxLora,
@@ -74,13 +78,17 @@ if TYPE_CHECKING:
         StatusChanged,
         Stepped,
     )
+    from flashbulb._session import AsyncSession
     from flashbulb._shortcuts import cancel, generate, list, result, status, submit, subscribe, upload
     from flashbulb._sync import Client
+    from flashbulb._sync_session import Session
 
 __all__ = [
     "AsyncClient",
     "AsyncHandle",
+    "AsyncSession",
     "AuthenticationError",
+    "BadImage",
     "Busy",
     "CancelReceipt",
     "Client",
@@ -88,6 +96,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "DownloadFailed",
+    "Dropped",
     "Endpoint",
     "EndpointUnavailable",
     "Event",
@@ -99,6 +108,7 @@ __all__ = [
     "FluxLora",
     "FluxLoraImageToImage",
     "FluxLoraInpainting",
+    "Frame",
     "Handle",
     "IdempotencyKeyReused",
     "Image",
@@ -124,12 +134,15 @@ __all__ = [
     "Result",
     "SafetyCheckerUnavailable",
     "ServerError",
+    "Session",
+    "SessionEnded",
     "StableDiffusionV15",
     "State",
     "StatusChanged",
     "Stepped",
     "TextToImage",
     "TextualInversion",
+    "Token",
     "Unavailable",
     "UnknownField",
     "WorkersBusy",
@@ -144,10 +157,23 @@ __all__ = [
 ]
 
 # In the order in which they need each other: looking in one loads none that the name itself does not need.
-_MODULES = ("_errors", "_inputs", "_results", "_handle", "_client", "_sync", "_shortcuts")
+_MODULES = (
+    "_errors",
+    "_inputs",
+    "_results",
+    "_frames",
+    "_handle",
+    "_session",
+    "_client",
+    "_sync_session",
+    "_sync",
+    "_shortcuts",
+)
 
 
 def __getattr__(name: str) -> object:
+    if name == "realtime":
+        return importlib.import_module(f"{__name__}.realtime")
     if name in __all__:
         for module in _MODULES:
             found = vars(importlib.import_module(f"{__name__}.{module}"))
@@ -157,4 +183,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> Iterable[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "realtime"})

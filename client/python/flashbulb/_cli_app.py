@@ -12,18 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flashbulb._cli_live import live
 from flashbulb._cli_options import Picture, drawing
 from flashbulb._cli_output import (
-    CANCELLED,
-    exit_code,
     progress_bar,
+    reporting,
     save,
-    show_error,
     show_json,
     show_result,
     status_line,
 )
-from flashbulb._errors import FlashbulbError
 from flashbulb._results import Logged, Result, StatusChanged, Stepped
 from flashbulb._sync import Client
 
@@ -77,7 +75,7 @@ def options(
 
 
 @app.command()
-@drawing
+@drawing()
 def generate(
     context: typer.Context,
     picture: Picture,
@@ -112,7 +110,7 @@ def generate(
 
 
 @app.command()
-@drawing
+@drawing()
 def submit(
     context: typer.Context,
     picture: Picture,
@@ -260,18 +258,14 @@ def models(
     _table(("model", "endpoints", "native size", "fidelity", "workers", "backend"), rows)
 
 
+app.command()(live)
+
+
 @contextmanager
 def _client(context: typer.Context, as_json: bool) -> Iterator[Client]:
     """A client; an error is shown and becomes an exit code."""
-    try:
-        with Client(**context.obj) as client:
-            yield client
-    except FlashbulbError as error:
-        show_error(error, as_json)
-        raise typer.Exit(exit_code(error)) from error
-    except KeyboardInterrupt as error:
-        typer.echo("cancelled", err=True)
-        raise typer.Exit(CANCELLED) from error
+    with reporting(as_json), Client(**context.obj) as client:
+        yield client
 
 
 def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> None:

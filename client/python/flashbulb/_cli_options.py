@@ -74,20 +74,27 @@ class Picture:
     fields: dict[str, Any]
 
 
-def drawing(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of a picture, which gets them as its argument `picture`."""
+def drawing(*, prompt_required: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of a picture, which it gets as its argument `picture`."""
+    return functools.partial(_drawing, prompt_required=prompt_required)
 
+
+def _drawing(command: Callable[..., None], *, prompt_required: bool) -> Callable[..., None]:
     @functools.wraps(command)
     def run(prompt: str, **values: Any) -> None:  # noqa: ANN401  # typer's values
         options = {name: values.pop(name) for name in OPTIONS}
         command(picture=_picture(prompt, options), **values)
 
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "picture"]
-    prompt = inspect.Parameter("prompt", inspect.Parameter.KEYWORD_ONLY, annotation=str)
+    default = inspect.Parameter.empty if prompt_required else ""
+    prompt = inspect.Parameter("prompt", inspect.Parameter.KEYWORD_ONLY, annotation=str, default=default)
     shared = inspect.signature(_options).parameters.values()
     merged = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (prompt, *own, *shared)]
     hints = typing.get_type_hints(_options, include_extras=True) | typing.get_type_hints(command, include_extras=True)
-    hints["prompt"] = Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)]
+    hints["prompt"] = Annotated[
+        str,
+        typer.Argument(metavar="PROMPT" if prompt_required else "[PROMPT]", help="What to draw.", show_default=False),
+    ]
     run.__signature__ = inspect.Signature([p.replace(annotation=hints[p.name]) for p in merged])  # type: ignore[attr-defined]  # typer reads it
     run.__annotations__ = {p.name: hints[p.name] for p in merged}
     return run

@@ -93,6 +93,19 @@ def show_error(error: FlashbulbError, as_json: bool) -> None:
         typer.echo("hint: set FLASHBULB_KEY to id:secret", err=True)
 
 
+@contextmanager
+def reporting(as_json: bool) -> Iterator[None]:
+    """An error of the body is shown and becomes an exit code."""
+    try:
+        yield
+    except FlashbulbError as error:
+        show_error(error, as_json)
+        raise typer.Exit(exit_code(error)) from error
+    except KeyboardInterrupt as error:
+        typer.echo("cancelled", err=True)
+        raise typer.Exit(CANCELLED) from error
+
+
 def save(result: Result, output: Path | None) -> list[Path]:
     """Writes the pictures and answers with their paths.
 

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Self
 
 from flashbulb import _decode, _files
 from flashbulb._config import load
+from flashbulb._credentials import Credentials, TokenProvider
 from flashbulb._encode import encode, enum_name, span
 from flashbulb._errors import DeadlineExceeded, NotFinished, ServerError, from_outcome
+from flashbulb._frames import Token
 from flashbulb._handle import AsyncHandle
 from flashbulb._inputs import Input
 from flashbulb._results import CancelReceipt, Endpoint, Event, File, Model, RequestStatus, Result, State
+from flashbulb._session import AsyncSession, Terms
 from flashbulb._transport import Transport
 from flashbulb._watch import Watch
 from flashbulb._withdraw import withdrawing
-from flashbulb.v1 import generation_pb2, input_pb2, model_pb2, queue_pb2
+from flashbulb.v1 import generation_pb2, input_pb2, model_pb2, queue_pb2, realtime_pb2
 
 if TYPE_CHECKING:
     from flashbulb._inputs import ImageSource
@@ -36,7 +39,9 @@ class AsyncClient:
 
     `key` is `id:secret` (default: FLASHBULB_KEY). `host` is `host:port` or `https://host` (default: FLASHBULB_HOST, else
     127.0.0.1:50051). `tls` True or False overrides what the host says; a path is a PEM file of certificates to trust. `timeout` is the
-    seconds that a short call, or finding the server again, may take over all attempts. Every method raises a FlashbulbError.
+    seconds that a short call, or finding the server again, may take over all attempts. Instead of a key, `token` is one that
+    `create_token` made, and `token_provider` a function that gets one, called again before it expires. Every method raises a
+    FlashbulbError.
     """
 
     def __init__(
@@ -45,8 +50,12 @@ class AsyncClient:
         host: str | None = None,
         tls: bool | str | Path | None = None,
         timeout: float = 60.0,
+        *,
+        token: str | None = None,
+        token_provider: TokenProvider | None = None,
     ) -> None:
-        self._transport = Transport(load(key, host, tls), timeout)
+        settings = load(key, host, tls, tokens=token is not None or token_provider is not None)
+        self._transport = Transport(settings, timeout, Credentials(settings.key, token, token_provider))
 
     async def __aenter__(self) -> Self:
         return self
@@ -244,6 +253,42 @@ class AsyncClient:
                         yield _decode.result(message.output, "")
                         return
         raise ServerError("the stream ended without pictures")
+
+    def realtime(
+        self,
+        /,
+        endpoint: str | Input = DEFAULT_ENDPOINT,
+        *,
+        max_fps: float | None = None,
+        policy: str = "newest",
+        max_waiting: int = 16,
+        previews: bool = False,
+        notices: bool = False,
+        throttle: float | None = None,
+        **defaults: object,
+    ) -> AsyncSession:
+        """A session in which a picture follows every `send`; `async with` opens it.
+
+        The input is a typed one, or an endpoint's id with its fields as keywords: what holds until a `send` changes it. `max_fps` limits
+        the pictures, 0.1 to 120 a second. With the policy `newest` a frame that is obsolete before it is drawn is dropped; with `all`
+        every one is drawn in order, and those beyond `max_waiting` (1 to 60) unanswered ones are refused. `throttle` is the least span
+        between two sends over the network, in seconds: the first goes at once, the last one always goes. `previews` asks for rough
+        pictures of what is being drawn, `notices` for word of frames that are not drawn.
+
+        Raises, when it is opened:
+            InvalidInput: fields are bad. Busy: the key has too many sessions. EndpointUnavailable, Unavailable: as `submit`.
+        """
+        span("throttle", throttle)
+        kind = realtime_pb2.FramePolicy.Value(enum_name("policy", realtime_pb2.FramePolicy.DESCRIPTOR, policy))
+        terms = Terms(endpoint, defaults, max_fps, kind, max_waiting, previews, notices, throttle or 0.0)
+        return AsyncSession(self._transport, terms)
+
+    async def create_token(self, allowed_endpoints: Iterable[str], lifetime: float = 120.0) -> Token:
+        """A token for callers that must not hold a key, good for these endpoints (1 to 32) for `lifetime` seconds (1 to 3600)."""
+        request = realtime_pb2.CreateTokenRequest(
+            allowed_endpoints=allowed_endpoints, lifetime=span("lifetime", lifetime)
+        )
+        return _decode.token(await self._transport.call(self._transport.realtime.CreateToken, request))
 
     async def upload(
         self,

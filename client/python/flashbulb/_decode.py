@@ -13,11 +13,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from flashbulb import _frames as frames
 from flashbulb import _results as results
 from flashbulb._encode import short_name
 from flashbulb._errors import from_outcome
 from flashbulb._inputs import BY_FIELD, Input, Lora, TextualInversion
-from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2, queue_pb2, storage_pb2
+from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2, queue_pb2, realtime_pb2, storage_pb2
 
 _NESTED: Mapping[str, type[Lora | TextualInversion]] = {"LoraWeight": Lora, "TextualInversion": TextualInversion}
 
@@ -120,6 +121,41 @@ def receipt(message: queue_pb2.CancelResponse) -> results.CancelReceipt:
     return results.CancelReceipt(
         state(message.previous_state), status(message.request), message.stopped_at_step, message.saved_steps
     )
+
+
+def frame(message: realtime_pb2.OutputFrame, frame_id: int, latency: float, superseded: int) -> frames.Frame:
+    """A picture of a session. `superseded` are the frames that the server does not know of."""
+    return frames.Frame(
+        frame_id=frame_id,
+        images=tuple(image(item) for item in message.images),
+        seed=message.seed,
+        timings=dict(message.timings),
+        age=_seconds(message.age),
+        latency=latency,
+        superseded=message.superseded_frames + superseded,
+        has_nsfw_concepts=tuple(message.has_nsfw_concepts),
+        fidelity=_enum(generation_pb2.Fidelity.DESCRIPTOR, message.fidelity),
+    )
+
+
+def dropped(message: realtime_pb2.DroppedFrame) -> frames.Dropped:
+    """A frame of a session that was not drawn."""
+    return frames.Dropped(
+        message.frame_id,
+        _enum(realtime_pb2.DropReason.DESCRIPTOR, message.reason),
+        message.stopped_at_step,
+        from_outcome(message.error) if message.HasField("error") else None,
+    )
+
+
+def close_reason(number: int) -> str:
+    """Why a session ends, such as IDLE."""
+    return _enum(realtime_pb2.CloseReason.DESCRIPTOR, number).upper()
+
+
+def token(message: realtime_pb2.CreateTokenResponse) -> frames.Token:
+    """A token."""
+    return frames.Token(message.token, _time(message, "expire_time"))
 
 
 def file(message: storage_pb2.File) -> results.File:

@@ -2,7 +2,8 @@
 
     FlashbulbError
     ├── InvalidInput                     mend the fields named in `violations`
-    │   └── UnknownField                 a field that the endpoint does not have
+    │   ├── UnknownField                 a field that the endpoint does not have
+    │   └── BadImage                     give another picture
     ├── ConfigurationError               mend the key, the host, or install what is missing
     ├── AuthenticationError              give a key that the server knows
     ├── NotFound                         nothing to wait for
@@ -22,6 +23,7 @@
     │   ├── RequestFailed
     │   ├── RequestCancelled
     │   └── RequestExpired               not started within its start timeout
+    ├── SessionEnded                     open another realtime session
     ├── DownloadFailed                   the link of a picture does not work (any more)
     └── ServerError                      tell the operator
 
@@ -79,6 +81,10 @@ class InvalidInput(FlashbulbError, ValueError):
 
 class UnknownField(InvalidInput, TypeError):
     """A field that the endpoint does not have; the message names close ones."""
+
+
+class BadImage(InvalidInput):
+    """A picture that was given cannot be fetched or read; `metadata["field"]` names its field. In the queue it ends the request."""
 
 
 class ConfigurationError(FlashbulbError):
@@ -157,6 +163,10 @@ class RequestExpired(RequestEnded):
     """The request was not started within its start timeout."""
 
 
+class SessionEnded(FlashbulbError):
+    """The realtime session is over; `reason` says why: CLIENT, IDLE, or another `flashbulb.v1.CloseReason`."""
+
+
 class DownloadFailed(FlashbulbError):
     """A picture's link does not answer with the picture. Links expire; `result` makes new ones."""
 
@@ -170,6 +180,7 @@ class ServerError(FlashbulbError):
 CLASSES: Mapping[str, type[FlashbulbError]] = {
     # Reasons.
     "INVALID_INPUT": InvalidInput,
+    "BAD_IMAGE": BadImage,
     "KEY_MISSING": AuthenticationError,
     "KEY_UNKNOWN": AuthenticationError,
     "REQUEST_NOT_FOUND": RequestNotFound,
@@ -188,6 +199,9 @@ CLASSES: Mapping[str, type[FlashbulbError]] = {
     "START_TIMEOUT": RequestExpired,
     "DRAINING": Unavailable,
     "INTERNAL": ServerError,
+    "TOO_MANY_SESSIONS": Busy,
+    "TOKEN_INVALID": AuthenticationError,
+    "TOKEN_FORBIDS": AuthenticationError,
     # gRPC statuses. CANCELLED without a reason is a call that a server or a proxy dropped, not a cancelled request.
     "CANCELLED": Unavailable,
     "UNKNOWN": ServerError,

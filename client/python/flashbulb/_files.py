@@ -50,17 +50,8 @@ async def fill_sources(transport: Transport, pending: Iterable[tuple[image_pb2.I
     Raises:
         InvalidInput: some cannot be read; nothing was uploaded. `violations` names their fields.
     """
-    payloads: dict[int, Payload] = {}
-    violations: list[FieldViolation] = []
     waiting = list(pending)
-    for _, value, path in waiting:
-        try:
-            if id(value) not in payloads:
-                payloads[id(value)] = await asyncio.to_thread(payload_of, value)
-        except InvalidInput as error:
-            violations.append(FieldViolation(path, error.message))
-    if violations:
-        raise InvalidInput("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
+    payloads = await _payloads(waiting, quick=False)
     uris: dict[int, str] = {}
     for source, value, _ in waiting:
         payload = payloads[id(value)]
@@ -71,6 +62,29 @@ async def fill_sources(transport: Transport, pending: Iterable[tuple[image_pb2.I
             spec = storage_pb2.FileSpec(content_type=payload.content_type, size_bytes=payload.size_bytes)
             uris[id(value)] = (await _send(transport, spec, payload)).uri
         source.uri = uris[id(value)]
+
+
+async def fill_inline(pending: Iterable[tuple[image_pb2.ImageSource, object, str]]) -> None:
+    """Reads the pictures of an input and puts the bytes of each into its message. InvalidInput as `fill_sources`."""
+    waiting = list(pending)
+    payloads = await _payloads(waiting, quick=True)
+    for source, value, _ in waiting:
+        source.content = await asyncio.to_thread(payloads[id(value)].read)
+
+
+async def _payloads(waiting: Iterable[tuple[image_pb2.ImageSource, object, str]], *, quick: bool) -> dict[int, Payload]:
+    """The payload of every value, by its `id`."""
+    payloads: dict[int, Payload] = {}
+    violations: list[FieldViolation] = []
+    for _, value, path in waiting:
+        try:
+            if id(value) not in payloads:
+                payloads[id(value)] = await asyncio.to_thread(payload_of, value, quick=quick)
+        except InvalidInput as error:
+            violations.append(FieldViolation(path, error.message))
+    if violations:
+        raise InvalidInput("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
+    return payloads
 
 
 async def _send(transport: Transport, spec: storage_pb2.FileSpec, payload: Payload) -> File:

@@ -10,9 +10,12 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from flashbulb._client import AsyncClient, OnUpdate
+from flashbulb._credentials import TokenProvider
 from flashbulb._handle import AsyncHandle, Handle
 from flashbulb._loop import LoopThread, Relay
 from flashbulb._results import Event, Result
+from flashbulb._session import AsyncSession
+from flashbulb._sync_session import Session
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,6 +78,18 @@ def _subscribe(
     return cast("Callable[Concatenate[Client, P], Result]", run)
 
 
+def _open(
+    method: Callable[Concatenate[AsyncClient, P], AsyncSession],
+) -> Callable[Concatenate[Client, P], Session]:
+    """`AsyncClient.realtime`, with a session of this client."""
+
+    @functools.wraps(method)
+    def run(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> Session:
+        return Session(self, self._thread, method(self._client, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Client, P], Session]", run)
+
+
 class Client:
     """A client of one server. Safe to share between threads; `with` closes it. Arguments: those of AsyncClient.
 
@@ -92,8 +107,11 @@ class Client:
         host: str | None = None,
         tls: bool | str | Path | None = None,
         timeout: float = 60.0,
+        *,
+        token: str | None = None,
+        token_provider: TokenProvider | None = None,
     ) -> None:
-        self._client = AsyncClient(key, host, tls, timeout)
+        self._client = AsyncClient(key, host, tls, timeout, token=token, token_provider=token_provider)
         self._thread = LoopThread(self._client.close)
         # Also at exit: a thread in the middle of gRPC must not outlive the interpreter.
         weakref.finalize(self, self._thread.close)
@@ -119,6 +137,8 @@ class Client:
     list = _iterate(AsyncClient.list)
     generate = _call(AsyncClient.generate)
     generate_stream = _iterate(AsyncClient.generate_stream)
+    realtime = _open(AsyncClient.realtime)
+    create_token = _call(AsyncClient.create_token)
     upload = _call(AsyncClient.upload)
     delete_file = _call(AsyncClient.delete_file)
     models = _call(AsyncClient.models)

@@ -16,9 +16,11 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from flashbulb._config import Settings
+from flashbulb._conversation import Conversation
+from flashbulb._credentials import Credentials
 from flashbulb._errors import ConfigurationError, FlashbulbError, Unavailable, from_call
 from flashbulb._retry import pause, retry
-from flashbulb.v1 import generation_pb2_grpc, model_pb2_grpc, queue_pb2_grpc, storage_pb2_grpc
+from flashbulb.v1 import generation_pb2_grpc, model_pb2_grpc, queue_pb2_grpc, realtime_pb2_grpc, storage_pb2_grpc
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -44,10 +46,10 @@ OPTIONS: Mapping[str, int] = {
 class Transport:
     """A channel that opens at the first call, in the event loop of that call. `timeout` in seconds holds for calls that name none."""
 
-    def __init__(self, settings: Settings, timeout: float) -> None:
+    def __init__(self, settings: Settings, timeout: float, credentials: Credentials | None = None) -> None:
         self.settings = settings
         self.timeout = timeout
-        self._metadata = (("authorization", f"Key {settings.key}"),) if settings.key else ()
+        self.credentials = credentials or Credentials(settings.key, None, None)
         self._closed = False
 
     async def close(self) -> None:
@@ -76,6 +78,11 @@ class Transport:
         """Stub of ModelService."""
         return model_pb2_grpc.ModelServiceStub(self._channel)
 
+    @cached_property
+    def realtime(self) -> realtime_pb2_grpc.RealtimeServiceAsyncStub:
+        """Stub of RealtimeService."""
+        return realtime_pb2_grpc.RealtimeServiceStub(self._channel)
+
     async def call(
         self,
         method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
@@ -87,8 +94,9 @@ class Transport:
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
 
         async def attempt() -> Response:
+            metadata = await self._metadata()
             left = max(0.0, deadline - time.monotonic())
-            return await self._answer(method(request, timeout=left, metadata=self._open()))
+            return await self._answer(method(request, timeout=left, metadata=metadata))
 
         return await retry(attempt, repeatable=True, deadline=deadline)
 
@@ -108,8 +116,9 @@ class Transport:
 
         async def attempt() -> Response:
             await self.connect(end)
+            metadata = await self._metadata()
             left = None if end is None else max(0.0, end - time.monotonic())
-            return await self._answer(method(request, timeout=left, metadata=self._open()))
+            return await self._answer(method(request, timeout=left, metadata=metadata))
 
         return await retry(attempt, repeatable=False, deadline=end or start + self.timeout)
 
@@ -124,7 +133,7 @@ class Transport:
         """
 
         async def attempt() -> Response:
-            return await self._answer(method(messages(), metadata=self._open()))
+            return await self._answer(method(messages(), metadata=await self._metadata()))
 
         return await retry(attempt, repeatable=True, deadline=time.monotonic() + self.timeout)
 
@@ -137,7 +146,7 @@ class Transport:
         silence: float | None = None,
     ) -> AsyncGenerator[Response]:
         """The messages of one stream, never resumed here. It counts as broken when nothing comes for `silence` seconds."""
-        call = method(request, timeout=timeout, metadata=self._open())
+        call = method(request, timeout=timeout, metadata=await self._metadata())
         try:
             while True:
                 async with asyncio.timeout(silence):
@@ -178,6 +187,12 @@ class Transport:
                     raise
             await asyncio.sleep(delay)
 
+    async def converse(
+        self, method: grpc.aio.StreamStreamMultiCallable[Request, Response]
+    ) -> Conversation[Request, Response]:
+        """A stream in both directions, which the caller cancels."""
+        return Conversation(method(metadata=await self._metadata()), self._named)
+
     async def connect(self, deadline: float | None = None) -> None:
         """Waits until the channel stands: until `deadline` (a `time.monotonic()`), at most for the transport's timeout.
 
@@ -209,11 +224,17 @@ class Transport:
             )
         return ours
 
-    def _open(self) -> tuple[tuple[str, str], ...]:
+    async def _metadata(self) -> tuple[tuple[str, str], ...]:
         """The metadata of a call. RuntimeError after close."""
+        self._open()
+        header = await self.credentials.header()
+        self._open()  # closed while a token was got
+        return () if header is None else (("authorization", header),)
+
+    def _open(self) -> None:
+        """RuntimeError after close."""
         if self._closed:
             raise RuntimeError("the client is closed")
-        return self._metadata
 
     @property
     def _channel(self) -> grpc.aio.Channel:

@@ -1,16 +1,17 @@
-"""Direct generation: picks a worker and passes on what it draws. Nothing is queued and nothing is recorded."""
+"""Direct drawing: picks a worker and passes on what it draws. Nothing is queued and nothing is recorded."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import closing
 from dataclasses import dataclass
 
-from flashbulb_server.api.engines import Engines, WorkerGone
-from flashbulb_server.core.generation import GenerationResult, GenerationSpec, PreviewImage, Progress
+from flashbulb_server.api.engines import DrawCall, DrawingEvent, DrawOrder, Engines, WorkerGone
+from flashbulb_server.core.batching import WorkClass
+from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.ids import new_request_id
-from flashbulb_server.errors import NoWorker
+from flashbulb_server.errors import Draining, FlashbulbError, NoWorker, WorkersBusy
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.wire.records import Announcement
 
@@ -24,6 +25,7 @@ class DirectCall:
     progress: bool = False
     previews: bool = False
     runner_hint: str = ""
+    work_class: WorkClass = WorkClass.DIRECT
 
 
 class Generating:
@@ -34,39 +36,51 @@ class Generating:
         self._engines = engines
         self._clock = clock
 
-    async def generate(
-        self, spec: GenerationSpec, call: DirectCall
-    ) -> AsyncGenerator[Progress | PreviewImage | GenerationResult, None]:
-        """What the worker sends; the result is last. A worker that is lost before it said anything is replaced by another.
+    async def generate(self, spec: GenerationSpec, call: DirectCall) -> AsyncGenerator[DrawingEvent, None]:
+        """What the worker sends; the result is last. A worker that refuses, or is lost before it said anything, is replaced by another.
 
-        Raises NoWorker, WorkersBusy, EngineFailed, TimeoutError.
+        Closing the generator stops the drawing at the next step. Raises NoWorker, WorkersBusy, EngineFailed.
         """
-        request_id = new_request_id(self._clock())
-        candidates = self._candidates(spec, call.runner_hint)
-        await self._engines.forget(self._fleet.addresses())
-        for worker in candidates:
+        refusal: FlashbulbError = NoWorker()
+        for worker in self._candidates(spec, call.runner_hint):
+            started = False
             try:
-                drawing = self._engines.run(
-                    worker.address,
-                    request_id=request_id,
-                    owner=call.owner,
-                    spec=spec,
-                    progress=call.progress,
-                    previews=call.previews,
-                    timeout=call.timeout,
-                )
-                async with aclosing(drawing) as events:
-                    async for event in events:
+                with closing(await self._engines.start(worker.address, self._order(spec, call))) as drawing:
+                    async for event in drawing:
+                        started = True
                         yield event
                 return
             except WorkerGone as err:
-                if err.started:
+                if started:
                     # Without a hint to try again: it would be drawn, and paid for, a second time.
                     raise NoWorker("the worker was lost while drawing", retry_after=None) from err
+            except (Draining, WorkersBusy) as err:
+                refusal = err
+        raise refusal
+
+    async def start(self, spec: GenerationSpec, call: DirectCall) -> DrawCall:
+        """A call that a worker was sent; to be closed by the caller. Raises NoWorker."""
+        for worker in self._candidates(spec, call.runner_hint):
+            try:
+                return await self._engines.start(worker.address, self._order(spec, call))
+            except WorkerGone:
+                continue
         raise NoWorker
+
+    def _order(self, spec: GenerationSpec, call: DirectCall) -> DrawOrder:
+        return DrawOrder(
+            request_id=new_request_id(self._clock()),
+            owner=call.owner,
+            spec=spec,
+            work_class=call.work_class,
+            timeout=call.timeout,
+            progress=call.progress,
+            previews=call.previews,
+        )
 
     def _candidates(self, spec: GenerationSpec, hint: str) -> list[Announcement]:
         """Workers that have the model: the hinted one first while it has room, then by load."""
+        self._engines.forget(self._fleet.addresses())
         able = [worker for worker in self._fleet.workers() if spec.model_name in worker.models]
         able.sort(key=lambda w: (w.in_flight / w.capacity, w.worker_id))
         if hint and able:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flashbulb_server.api.results import Results
+from flashbulb_server.api.sources import InlineSources, inline_files
 from flashbulb_server.config import QueueSettings
 from flashbulb_server.core import requests
 from flashbulb_server.core.eta import WorkerPace, queued_eta, running_eta
 from flashbulb_server.core.generation import GenerationResult, GenerationSpec, Progress
-from flashbulb_server.core.ids import is_request_id, new_request_id
+from flashbulb_server.core.ids import created_at, is_request_id, new_request_id
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLine, Request, State
 from flashbulb_server.core.submission import Page, Submission
 from flashbulb_server.errors import (
@@ -69,9 +70,16 @@ class Queueing:
     """The use-cases. `clock` gives unix seconds. Every method may raise StoreUnavailable."""
 
     def __init__(
-        self, stores: Stores, results: Results, settings: QueueSettings, *, clock: Callable[[], float]
+        self,
+        stores: Stores,
+        sources: InlineSources,
+        results: Results,
+        settings: QueueSettings,
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self._stores = stores
+        self._sources = sources
         self._results = results
         self._settings = settings
         self._clock = clock
@@ -81,8 +89,10 @@ class Queueing:
     ) -> tuple[Request, bool]:
         """Queues a valid spec. Gives the request, and whether the idempotency key had made it before.
 
-        `digest` is that of the input as it was given. Raises QueueFull (nothing is kept), IdempotencyKeyReused.
+        `digest` is that of the input as it was given. Raises QueueFull (nothing is kept), IdempotencyKeyReused, InvalidRequest
+        (an inline picture cannot be read).
         """
+        inline = await self._sources.read(spec)
         now = self._clock()
         request_id = new_request_id(now)
         token = hashlib.sha256(submission.idempotency_key.encode()).hexdigest() if submission.idempotency_key else ""
@@ -96,6 +106,11 @@ class Queueing:
                 except RequestNotFound:
                     request_id = bound_id  # claimed by a submission that died before its record
         request = self._new_request(owner, request_id, spec, submission, now)
+        # The time in the id, not now: a submission that is repeated under its idempotency key names the same files.
+        expire_time = created_at(request_id) + request.start_deadline - now + self._settings.keep_seconds
+        files = inline_files(spec, owner, request_id, inline, expire_time=expire_time)
+        await self._sources.store(files)
+        request = replace(request, spec=files.spec)
         try:
             await self._stores.records.create(request)
         except RevisionConflict:
@@ -104,6 +119,7 @@ class Queueing:
             await self._stores.jobs.publish(job_of(request), request.priority)
         except QueueFull:
             await self._stores.records.forget(owner, request_id)
+            await self._sources.discard(files)
             if token:
                 await self._stores.keys.release(owner, token)
             raise
@@ -122,7 +138,7 @@ class Queueing:
             create_time=now,
             start_deadline=now + wait,
             runner_hint=submission.runner_hint,
-            total_steps=spec.num_inference_steps,
+            total_steps=spec.steps,
         )
 
     async def _resume(self, owner: str, request_id: str) -> Request:

@@ -1,12 +1,13 @@
 """What the step engine asks of a model. Networks live behind this; the engine knows no tensors.
 
 A lane is one picture on its way through the network. The engine calls everything here from its one device thread, and takes any
-exception as the failure of the drawings in that call.
+exception as the failure of the drawings in that call: a FlashbulbError is handed to their callers as it is, DeviceLost ends the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from flashbulb_server.core.catalog import ModelInfo
@@ -18,6 +19,26 @@ if TYPE_CHECKING:  # the api role runs without numpy
 
 Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 """One picture, (H, W, 3) RGB, 0 to 255."""
+
+Levels: TypeAlias = "npt.NDArray[np.uint8]"
+"""A picture without colours, (H, W), 0 to 255."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The pictures that a spec starts from, decoded, at the size that `core.framing` gives: that of the picture drawn from them.
+
+    `mask` is white where it is drawn anew. `width`, `height`: size of the files to make of it.
+    """
+
+    image: Pixels
+    mask: Levels | None
+    width: int
+    height: int
+
+
+class DeviceLost(Exception):
+    """The accelerator answers no more, whatever is asked of it: the process must be replaced. Raised by any method of a pipeline."""
 
 
 class Lane(Protocol):
@@ -42,8 +63,8 @@ class StepPipeline(Protocol[L]):
         """What is announced of it."""
         ...
 
-    def prepare(self, spec: GenerationSpec) -> Sequence[L]:
-        """One lane a picture, noise drawn from its own seed, at step 0."""
+    def prepare(self, spec: GenerationSpec, sources: Sources | None = None) -> Sequence[L]:
+        """One lane a picture, noise drawn from its own seed, at step 0. `sources`: those of the spec, None where it has none."""
         ...
 
     def step(self, lanes: Sequence[L]) -> None:

@@ -140,7 +140,7 @@ def start(request: Request, *, worker_id: str, now: float) -> Request:
         attempt=attempt,
         start_time=now,
         sequence=attempt * _SEQUENCES_PER_ATTEMPT,
-        total_steps=request.spec.num_inference_steps,
+        total_steps=request.spec.steps,
     )
 
 

@@ -1,7 +1,7 @@
 """From what a caller gave to a value that cannot be invalid. The only place where inputs are judged; knows no transport.
 
 `resolve` takes the fields that were given, by name: texts, numbers and flags as Python values, `image_size` as a preset's name or as
-(width, height) with 0 for an absent side. It reports every bad field at once.
+(width, height) with 0 for an absent side, pictures as SourceImage. It reports every bad field at once.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from flashbulb_server.core.catalog import (
     default_model,
     models_of,
 )
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import SOURCE_FIELDS, SPECS, GenerationSpec, SourceImage
+from flashbulb_server.core.sources import source_problem
 from flashbulb_server.errors import EndpointUnavailable, FieldViolation, InvalidRequest, SafetyCheckerUnavailable
 
 _MOST_PICTURES = 8
+_REQUIRED = "is required"
 DEFAULT_SIDE = 512  # of custom dimensions, when one is left out
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")  # controls, and halves of a character
 _shown = reprlib.Repr()  # a bad value is quoted in the answer, which must stay small
@@ -39,7 +41,7 @@ def resolve(
     installed: Iterable[ModelInfo],
     *,
     also: Iterable[FieldViolation] = (),
-) -> TextToImageSpec:
+) -> GenerationSpec:
     """A valid spec with every default filled in. `also`: what is wrong with the call around the input, reported with it.
 
     Raises EndpointUnavailable, InvalidRequest with every bad field, or SafetyCheckerUnavailable.
@@ -61,16 +63,33 @@ def resolve(
     if violations or model is None:
         raise InvalidRequest(violations)
     _check_safety(values, model)
-    return _text_to_image(endpoint, model, values)
+    return _spec(endpoint, model, values)
 
 
-def _text_to_image(endpoint: Endpoint, model: ModelInfo, values: dict[str, object]) -> TextToImageSpec:
+def resolve_session(
+    endpoint_id: str,
+    given: Mapping[str, object],
+    installed: Iterable[ModelInfo],
+    *,
+    also: Iterable[FieldViolation] = (),
+) -> GenerationSpec | None:
+    """As `resolve`, for the values that a session begins with: what is required may still come with the frames; None then."""
+    try:
+        return resolve(endpoint_id, given, installed, also=also)
+    except InvalidRequest as err:
+        others = [violation for violation in err.violations if violation.description != _REQUIRED]
+        if others:
+            raise InvalidRequest(others) from None
+        return None
+
+
+def _spec(endpoint: Endpoint, model: ModelInfo, values: dict[str, object]) -> GenerationSpec:
     size: Any = values.pop("image_size")
     if values["seed"] is None:
         values["seed"] = secrets.randbelow(MAX_SEED - _MOST_PICTURES)
     values["model_name"] = model.name
-    fields: dict[str, Any] = values  # the table's kinds are the spec's types
-    return TextToImageSpec(endpoint=endpoint.id, width=size[0], height=size[1], **fields)
+    fields: dict[str, Any] = {SOURCE_FIELDS.get(name, name): value for name, value in values.items()}
+    return SPECS[endpoint.id](endpoint=endpoint.id, width=size[0], height=size[1], **fields)
 
 
 def _model(
@@ -117,7 +136,7 @@ def _value(field: Field, value: object, violations: list[FieldViolation]) -> obj
     """The value of one field, or its default. Adds to `violations` and gives None when it is bad."""
     if value is None or (value == "" and field.kind is not Kind.TEXT):
         if field.required:
-            violations.append(FieldViolation(field.name, "is required"))
+            violations.append(FieldViolation(field.name, _REQUIRED))
             return None
         value = field.default
         if field.kind is Kind.SIZE:
@@ -145,6 +164,8 @@ def _problem(field: Field, value: object) -> tuple[str, str] | None:
             text = None if isinstance(value, bool) else "must be true or false"
         case Kind.SIZE:
             return _size_problem(field, value)
+        case Kind.SOURCE:
+            text = source_problem(value) if isinstance(value, SourceImage) else "must be a picture"
         case _:
             text = None
     return (field.name, text) if text else None

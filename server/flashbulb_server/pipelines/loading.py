@@ -13,11 +13,13 @@ import transformers
 
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.catalog import FAST_LCM, ModelInfo
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import SPECS, TextToImageSpec
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import Misconfigured
+from flashbulb_server.pipelines.backend import Backend
+from flashbulb_server.pipelines.choosing import Target, open_backend
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
-from flashbulb_server.pipelines.networks import load_networks
+from flashbulb_server.pipelines.networks import Networks, load_networks
 from flashbulb_server.pipelines.safety import CHECKERS, SafetyChecker
 
 EMBEDDED_MODEL = "flashbulb/tiny"
@@ -41,21 +43,23 @@ class UnusableFolder(Misconfigured):
 def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
     """Every model of the settings by name, each warmed up; sets torch's threads for the process.
 
-    Raises UnusableFolder for the first folder that cannot be loaded.
+    Raises UnusableFolder for the first folder that cannot be loaded, Misconfigured for settings that contradict each other.
     """
     _silence()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
+    target = Target(device, choose_dtype(settings.dtype, device), settings.backend, settings.threads)
+    if unknown := settings.tiny_decoders.keys() - settings.models.keys():
+        raise Misconfigured(f"worker.tiny_decoders names {', '.join(sorted(unknown))}, which worker.models does not")
     checkers: dict[str, SafetyChecker] = {}
     for version, folder in settings.safety_checkers.items():
         checkers[version] = _loaded(folder, partial(CHECKERS[version], folder, device))
     models: dict[str, StepPipeline[Any]] = {}
     if settings.embedded_model:
-        models[EMBEDDED_MODEL] = load_embedded(device, dtype)
+        models[EMBEDDED_MODEL] = load_embedded(target)
     for name, folder in settings.models.items():
-        models[name] = load_folder(name, folder, device, dtype, checkers)
+        models[name] = load_folder(name, folder, target, checkers, settings.tiny_decoders.get(name))
     return models
 
 
@@ -75,46 +79,49 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def load_embedded(device: torch.device, dtype: torch.dtype) -> LatentConsistencyPipeline:
+def load_embedded(target: Target) -> LatentConsistencyPipeline:
     """The model inside this package. It draws one square size of things that nobody minds; other sizes are resampled from that."""
-    networks = _loaded(EMBEDDED_FOLDER, partial(load_networks, EMBEDDED_FOLDER, device, dtype))
+    networks, backend = _opened(EMBEDDED_FOLDER, target)
     info = ModelInfo(
         name=EMBEDDED_MODEL,
-        endpoints=(FAST_LCM.id,),
+        endpoints=tuple(SPECS),
         native_size=networks.native_size,
         resamples=True,
         max_image_pixels=EMBEDDED_MAX_PIXELS,
-        fidelity=_fidelity(dtype),
+        fidelity=backend.fidelity,
         safe_by_construction=True,
-        backend=_backend(device, dtype),
+        backend=backend.name,
     )
-    return _warm(LatentConsistencyPipeline(networks, info, {}))
+    return _warm(LatentConsistencyPipeline(networks, backend, info, {}))
 
 
 def load_folder(
-    name: str, folder: Path, device: torch.device, dtype: torch.dtype, checkers: Mapping[str, SafetyChecker]
+    name: str,
+    folder: Path,
+    target: Target,
+    checkers: Mapping[str, SafetyChecker],
+    tiny_decoder: Path | None = None,
 ) -> LatentConsistencyPipeline:
-    """A latent consistency model in diffusers layout. Raises UnusableFolder."""
-    networks = _loaded(folder, partial(load_networks, folder, device, dtype))
+    """A latent consistency model in diffusers layout, and a tiny autoencoder to decode with. Raises UnusableFolder."""
+    networks, backend = _opened(folder, target, tiny_decoder)
     info = ModelInfo(
         name=name,
-        endpoints=(FAST_LCM.id,),
+        endpoints=tuple(SPECS),
         native_size=networks.native_size,
         resamples=False,
         max_image_pixels=max(LEAST_MAX_PIXELS, 4 * networks.native_size**2),
-        fidelity=_fidelity(dtype),
+        fidelity=backend.fidelity,
         safety_checker_versions=tuple(sorted(checkers)),
-        backend=_backend(device, dtype),
+        backend=backend.name,
     )
-    return _warm(LatentConsistencyPipeline(networks, info, checkers))
+    return _warm(LatentConsistencyPipeline(networks, backend, info, checkers))
 
 
-def _fidelity(dtype: torch.dtype) -> str:
-    return "EXACT" if dtype == torch.float32 else "CLOSE"
+def _opened(folder: Path, target: Target, tiny_decoder: Path | None = None) -> tuple[Networks, Backend]:
+    def load(dtype: torch.dtype) -> Networks:
+        return _loaded(folder, partial(load_networks, folder, target.device, dtype, tiny_decoder))
 
-
-def _backend(device: torch.device, dtype: torch.dtype) -> str:
-    return f"torch {device.type} {str(dtype).removeprefix('torch.')}"
+    return open_backend(load, target)
 
 
 def _warm(pipeline: LatentConsistencyPipeline) -> LatentConsistencyPipeline:

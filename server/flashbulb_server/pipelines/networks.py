@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from flashbulb_server.pipelines.schedule import Schedule, make_schedules
+from flashbulb_server.pipelines.schedule import Schedules, make_schedules
 
 _AUTOENCODERS: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
@@ -23,11 +23,23 @@ class Networks:
 
     unet: Any  # UNet2DConditionModel
     vae: Any  # AutoencoderKL or AutoencoderTiny
+    decoder: Any  # the same, or a smaller AutoencoderTiny of the same latents that decodes in its place
     text_encoder: Any  # CLIPTextModel
     tokenizer: Any  # CLIPTokenizer
-    schedules: Callable[[int], Schedule]
+    schedules: Schedules
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The modules."""
+        return (self.unet, self.vae, self.decoder, self.text_encoder)
+
+    def cast(self, dtype: torch.dtype) -> Networks:
+        """The same modules, moved to the device and turned into another dtype."""
+        for network in self.parts:
+            network.to(self.device, dtype)
+        return replace(self, dtype=dtype)
 
     @property
     def channels(self) -> int:
@@ -46,6 +58,11 @@ class Networks:
         return float(self.vae.config.scaling_factor)
 
     @property
+    def variational(self) -> bool:
+        """Whether the encoder gives a distribution to draw from, and not latents."""
+        return isinstance(self.vae, AutoencoderKL)
+
+    @property
     def pixels_per_latent(self) -> int:
         """Pixels of the picture along one side of a latent."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
@@ -61,10 +78,11 @@ class Networks:
         return int(self.unet.config.sample_size) * self.pixels_per_latent
 
 
-def load_networks(folder: Path, device: torch.device, dtype: torch.dtype) -> Networks:
+def load_networks(folder: Path, device: torch.device, dtype: torch.dtype, tiny_decoder: Path | None = None) -> Networks:
     """The parts of a folder in diffusers layout, weights from safetensors files only. Raises OSError or ValueError with the problem.
 
-    Every part is given the dtype: one left at the dtype of its file would not fit the others.
+    Every part is given the dtype: one left at the dtype of its file would not fit the others. `tiny_decoder`: the folder of an
+    AutoencoderTiny that decodes in place of the model's own.
     """
     vae_kind = _check_index(_json(folder / "model_index.json"))
     _check_unet(_json(folder / "unet" / "config.json"))
@@ -72,9 +90,13 @@ def load_networks(folder: Path, device: torch.device, dtype: torch.dtype) -> Net
     plain = {"low_cpu_mem_usage": False}  # the other way needs another package
     unet: Any = UNet2DConditionModel
     scheduler: Any = LCMScheduler
+    vae = vae_kind.from_pretrained(str(folder / "vae"), **options, **plain)
     networks = Networks(
         unet=unet.from_pretrained(str(folder / "unet"), **options, **plain),
-        vae=vae_kind.from_pretrained(str(folder / "vae"), **options, **plain),
+        vae=vae,
+        decoder=vae
+        if tiny_decoder is None
+        else _AUTOENCODERS["AutoencoderTiny"].from_pretrained(str(tiny_decoder), **options, **plain),
         text_encoder=CLIPTextModel.from_pretrained(str(folder / "text_encoder"), dtype=dtype, **options),
         tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
         schedules=make_schedules(scheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)),
@@ -82,9 +104,10 @@ def load_networks(folder: Path, device: torch.device, dtype: torch.dtype) -> Net
         dtype=dtype,
     )
     _check_tokenizer(networks.tokenizer, networks.text_encoder.config)
-    for network in (networks.unet, networks.vae, networks.text_encoder):
-        network.eval().requires_grad_(False).to(device, dtype)
-    return networks
+    _check_decoder(networks.decoder.config, networks.vae.config)
+    for network in networks.parts:
+        network.eval().requires_grad_(False)
+    return networks.cast(dtype)
 
 
 def _check_index(index: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a class without types
@@ -114,6 +137,15 @@ def _check_tokenizer(tokenizer: Any, text: Any) -> None:  # noqa: ANN401  # clas
         raise ValueError(
             f"its tokenizer ({len(tokenizer)} tokens, prompts of {tokenizer.model_max_length:.6g}) does not fit its "
             f"text encoder ({text.vocab_size} tokens, prompts of {text.max_position_embeddings})"
+        )
+
+
+def _check_decoder(tiny: Any, own: Any) -> None:  # noqa: ANN401  # configurations without types
+    """Raises ValueError if the two autoencoders do not share their latents' shape."""
+    shapes = [(config.latent_channels, len(config.block_out_channels)) for config in (tiny, own)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"its tiny decoder takes latents of another shape: (channels, levels) {shapes[0]}, not {shapes[1]}"
         )
 
 

@@ -6,11 +6,10 @@ alphas, boundary scalings and timesteps are used, so that pictures equal those o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +17,7 @@ class Step:
     """One step at `timestep`, of latents x with the network's output m:
 
     denoised = from_sample * x + from_output * m, and the next x = keep * denoised + noise * z with z ~ N(0, 1).
-    `noise` is 0 in the last step.
+    `noise` is 0 in the last step. A clean sample y has the noise of this step as signal * y + sigma * z.
     """
 
     timestep: int
@@ -26,13 +25,21 @@ class Step:
     from_output: float
     keep: float
     noise: float
+    signal: float
+    sigma: float
 
 
 Schedule = tuple[Step, ...]
 
 
-def make_schedules(scheduler: Any) -> Callable[[int], Schedule]:  # noqa: ANN401  # a class without types
-    """A function from a number of steps to their schedule. `scheduler`: an LCMScheduler, the function's own from now on.
+class Schedules(Protocol):
+    """The schedule of so many steps over the lowest `strength` of the noise, 0 to 1: fewer where that has fewer, but at least one."""
+
+    def __call__(self, steps: int, strength: float = 1.0) -> Schedule: ...
+
+
+def make_schedules(scheduler: Any) -> Schedules:  # noqa: ANN401  # a class without types
+    """The schedules of a scheduler. `scheduler`: an LCMScheduler, the function's own from now on.
 
     Raises ValueError if the scheduler's settings cannot be folded; the function raises it for more steps than the model was distilled on.
     """
@@ -40,9 +47,13 @@ def make_schedules(scheduler: Any) -> Callable[[int], Schedule]:  # noqa: ANN401
     if config.thresholding or config.clip_sample:
         raise ValueError("its scheduler clips samples (thresholding, clip_sample), which this server cannot do")
 
-    @lru_cache(maxsize=64)
-    def schedule(steps: int) -> Schedule:
-        scheduler.set_timesteps(steps)
+    @lru_cache(maxsize=256)
+    def schedule(steps: int, strength: float = 1.0) -> Schedule:
+        if strength < 1:
+            distilled = config.original_inference_steps
+            strength = max(strength, 1.5 / distilled)
+            steps = min(steps, int(distilled * strength))
+        scheduler.set_timesteps(steps, strength=strength)
         timesteps = [int(t) for t in scheduler.timesteps]
         following = [*timesteps[1:], None]
         return tuple(_fold(scheduler, t, after) for t, after in zip(timesteps, following, strict=True))
@@ -63,4 +74,4 @@ def _fold(scheduler: Any, timestep: int, following: int | None) -> Step:  # noqa
         case other:
             raise ValueError(f"its scheduler's prediction_type {other!r} is not known")
     after = 1.0 if following is None else float(scheduler.alphas_cumprod[following])
-    return Step(timestep, out * sample + skip, out * output, sqrt(after), sqrt(1 - after))
+    return Step(timestep, out * sample + skip, out * output, sqrt(after), sqrt(1 - after), sqrt(alpha), sqrt(1 - alpha))

@@ -74,6 +74,7 @@ class FileStore:
         self._clock = clock
         self._connection = Connection(settings, call_seconds=call_seconds)
         self._client = self._connection.client
+        self._base = self.link("-", seconds=1).url.partition("?")[0].removesuffix("-")
 
     async def __aenter__(self) -> Self:
         try:
@@ -236,6 +237,10 @@ class FileStore:
             {"response-content-disposition": content_disposition(file_name)} if file_name else None
         )
         return self._sign("GET", key, seconds, headers)
+
+    def key_of(self, url: str) -> str:
+        """The key in a link that was made here, "" for any other URL. Neither the signature nor the file is looked at."""
+        return url.partition("?")[0].removeprefix(self._base) if url.startswith(self._base) else ""
 
     def upload_link(self, key: str, *, content_type: str, seconds: float, file_name: str = "") -> Link:
         """A link to PUT a file to, with the headers that the PUT must carry. Asks no server."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from google.protobuf.message import Message
 
 from flashbulb.v1 import image_pb2, input_pb2
 from flashbulb_server.core.catalog import ENDPOINTS
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import SOURCE_FIELDS, SPECS, GenerationSpec, SourceImage
 from flashbulb_server.errors import FieldViolation, InvalidRequest
 
 _ENDPOINT_OF_MEMBER = {endpoint.input_field: endpoint.id for endpoint in ENDPOINTS.values()}
@@ -24,11 +26,12 @@ def given_fields(message: input_pb2.GenerationInput) -> tuple[str, dict[str, obj
     member = message.WhichOneof("input")
     if member is None:
         raise InvalidRequest([FieldViolation("input", "one endpoint's input must be set, and be known to this server")])
-    fields = getattr(message, member)
+    plan = _plan(member)
     given: dict[str, object] = {}
-    for field in fields.DESCRIPTOR.fields:
-        if not field.is_repeated and (value := _value(fields, field)) is not None:
-            given[field.name] = value
+    for descriptor, value in getattr(message, member).ListFields():
+        field = plan.get(descriptor.name)
+        if field is not None and (read := field.read(value)) is not None:
+            given[field.name] = read
     return _ENDPOINT_OF_MEMBER[member], given
 
 
@@ -37,67 +40,110 @@ def digest(message: input_pb2.GenerationInput) -> bytes:
     return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
 
 
-def to_input(spec: TextToImageSpec) -> input_pb2.GenerationInput:
-    """The input with every value resolved."""
-    fields = input_pb2.FastLcmTextToImageInput(
-        model_name=spec.model_name,
-        prompt=spec.prompt,
-        negative_prompt=spec.negative_prompt,
-        num_inference_steps=spec.num_inference_steps,
-        seed=spec.seed,
-        guidance_scale=spec.guidance_scale,
-        sync_mode=spec.sync_mode,
-        num_images=spec.num_images,
-        enable_safety_checker=spec.enable_safety_checker,
-        expand_prompt=spec.expand_prompt,
-        guidance_rescale=spec.guidance_rescale,
-        request_id=spec.request_id,
-    )
-    fields.image_size.dimensions.width = spec.width
-    fields.image_size.dimensions.height = spec.height
-    for name in ("safety_checker_version", "format"):
-        enum = fields.DESCRIPTOR.fields_by_name[name].enum_type
-        assert enum is not None
-        setattr(fields, name, enum.values_by_name[_prefix(enum) + getattr(spec, name).upper()].number)
-    return input_pb2.GenerationInput(fast_lcm_text_to_image=fields)
+def to_input(spec: GenerationSpec, *, echo: bool = False) -> input_pb2.GenerationInput:
+    """The input with every value resolved. `echo`: for an answer, in which pictures that came inline are left out."""
+    member = ENDPOINTS[spec.endpoint].input_field
+    message = input_pb2.GenerationInput()
+    fields: Any = getattr(message, member)
+    for field in _plan(member).values():
+        _set(fields, field, spec, echo=echo)
+    return message
 
 
-def to_spec(message: input_pb2.GenerationInput) -> TextToImageSpec:
+def to_spec(message: input_pb2.GenerationInput) -> GenerationSpec:
     """The spec of an input that this service resolved before; it is not judged again."""
     endpoint, given = given_fields(message)
     size: Any = given.pop("image_size")
-    fields: dict[str, Any] = {"negative_prompt": "", "request_id": ""} | given
-    return TextToImageSpec(endpoint=endpoint, width=size[0], height=size[1], **fields)
+    fields: dict[str, Any] = {"negative_prompt": "", "request_id": ""}
+    fields |= {SOURCE_FIELDS.get(name, name): value for name, value in given.items()}
+    return SPECS[endpoint](endpoint=endpoint, width=size[0], height=size[1], **fields)
 
 
-def _value(message: Message, field: FieldDescriptor) -> object:
-    if field.has_presence and not message.HasField(field.name):
-        return None
-    value = getattr(message, field.name)
+class _Kind(Enum):
+    PLAIN = auto()
+    FLOAT = auto()
+    CHOICE = auto()
+    SIZE = auto()
+    SOURCE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What its descriptor says of a field, looked up once: descriptors are slow to ask. `attribute` is its name in a spec."""
+
+    name: str
+    attribute: str
+    kind: _Kind
+    names: dict[int, str]
+    numbers: dict[str, int]
+
+    def read(self, value: Any) -> object:  # noqa: ANN401  # whatever the field holds
+        """The value as validation takes it; None for one that counts as absent."""
+        match self.kind:
+            case _Kind.PLAIN:
+                return value
+            case _Kind.FLOAT:
+                return float(f"{value:.7g}")  # the decimal that was meant: 0.01 as a 32-bit float is below 0.01
+            case _Kind.CHOICE:
+                return self.names.get(value, f"unknown value {value}")
+            case _Kind.SIZE:
+                return _size(value)
+            case _Kind.SOURCE:
+                return SourceImage(uri=value.uri, content=value.content)  # both empty: refused, not taken for absent
+
+
+@functools.cache
+def _plan(member: str) -> dict[str, _Field]:
+    """The fields of an endpoint's input that are not lists, by name."""
+    inputs = input_pb2.GenerationInput.DESCRIPTOR.fields_by_name[member].message_type
+    assert inputs is not None
+    return {field.name: _field(field) for field in inputs.fields if not field.is_repeated}
+
+
+def _field(field: FieldDescriptor) -> _Field:
+    names: dict[int, str] = {}
+    kind = _Kind.PLAIN
     if field.message_type is not None:
-        return _size(value) if field.message_type.name == "ImageSize" else value
-    if field.enum_type is not None:
-        return _choice(field.enum_type, value) if value else None
-    if field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
-        return float(f"{value:.7g}")  # the decimal that was meant: 0.01 as a 32-bit float is below 0.01
-    return value if field.has_presence or value else None
+        kind = {"ImageSize": _Kind.SIZE, "ImageSource": _Kind.SOURCE}[field.message_type.name]
+    elif field.enum_type is not None:
+        kind, names = _Kind.CHOICE, _names(field.enum_type)
+    elif field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
+        kind = _Kind.FLOAT
+    attribute = SOURCE_FIELDS.get(field.name, field.name)
+    return _Field(field.name, attribute, kind, names, {name: number for number, name in names.items()})
+
+
+def _names(enum: EnumDescriptor) -> dict[int, str]:
+    """Names of an enum's values without their prefix: `IMAGE_FORMAT_JPEG` is `jpeg`. The zero value stands for absent."""
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return {value.number: value.name.removeprefix(prefix).lower() for value in enum.values if value.number}
+
+
+_PRESETS = _names(image_pb2.ImageSizePreset.DESCRIPTOR)
+
+
+def _set(fields: Any, field: _Field, spec: GenerationSpec, *, echo: bool) -> None:  # noqa: ANN401  # any member
+    """Fills one field from the spec."""
+    if field.kind is _Kind.SIZE:
+        fields.image_size.dimensions.width, fields.image_size.dimensions.height = spec.width, spec.height
+        return
+    value = getattr(spec, field.attribute)
+    if field.kind is _Kind.SOURCE:
+        getattr(fields, field.name).CopyFrom(_to_source(value, echo=echo))
+    else:
+        setattr(fields, field.name, field.numbers[value] if field.kind is _Kind.CHOICE else value)
+
+
+def _to_source(source: SourceImage, *, echo: bool) -> image_pb2.ImageSource:
+    if (echo and source.inline) or source == SourceImage():
+        return image_pb2.ImageSource()
+    return image_pb2.ImageSource(content=source.content) if source.content else image_pb2.ImageSource(uri=source.uri)
 
 
 def _size(size: image_pb2.ImageSize) -> object:
     which = size.WhichOneof("size")
     if which is None:
         return ()  # sent but empty, or a kind of size that is not known here: refused, not taken for the default
-    value = getattr(size, which)
     if which == "preset":
-        return _choice(image_pb2.ImageSizePreset.DESCRIPTOR, value) if value else None
-    return value.width, value.height
-
-
-def _choice(enum: EnumDescriptor, number: int) -> str:
-    known = enum.values_by_number.get(number)
-    return known.name.removeprefix(_prefix(enum)).lower() if known else f"unknown value {number}"
-
-
-def _prefix(enum: EnumDescriptor) -> str:
-    """`IMAGE_FORMAT_` of ImageFormat: every value starts with it, the zero value ends in UNSPECIFIED."""
-    return str(enum.values_by_number[0].name).removesuffix("UNSPECIFIED")
+        return _PRESETS.get(size.preset, f"unknown value {size.preset}") if size.preset else None
+    return size.dimensions.width, size.dimensions.height

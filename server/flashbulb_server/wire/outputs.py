@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from flashbulb.v1 import generation_pb2, image_pb2, model_pb2
+from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import DrawnImage, GenerationResult, PreviewImage, Progress
 from flashbulb_server.core.requests import LogLevel, LogLine
 from flashbulb_server.wire.inputs import to_input, to_spec
 from flashbulb_server.wire.times import from_timestamp, to_timestamp
 
+_FIDELITIES = {name.removeprefix("FIDELITY_"): number for name, number in generation_pb2.Fidelity.items()}
 
-def to_output(result: GenerationResult) -> generation_pb2.GenerationOutput:
-    """The result as callers see it. Keys of stored images are not part of it."""
+
+def to_output(
+    result: GenerationResult, *, resolved: input_pb2.GenerationInput | None = None
+) -> generation_pb2.GenerationOutput:
+    """The result as callers see it. Keys of stored images are not part of it, nor are pictures that came inline.
+
+    `resolved`: the message of the result's spec, if it is at hand and holds no inline pictures.
+    """
     return generation_pb2.GenerationOutput(
         images=[_to_image(image) for image in result.images],
         timings=dict(result.timings),
@@ -19,8 +26,8 @@ def to_output(result: GenerationResult) -> generation_pb2.GenerationOutput:
         has_nsfw_concepts=result.has_nsfw_concepts,
         prompt=result.spec.prompt,
         request_id=result.spec.request_id,
-        resolved_input=to_input(result.spec),
-        fidelity=generation_pb2.Fidelity.Value(f"FIDELITY_{result.fidelity}"),
+        resolved_input=resolved or to_input(result.spec, echo=True),
+        fidelity=_FIDELITIES[result.fidelity],
         mean_batch_size=result.mean_batch_size,
     )
 

@@ -21,7 +21,9 @@ _MAX_TEXT_BYTES = 512  # a status travels in trailers, of which gRPC clients tak
 
 CODES: Mapping[type[errors.FlashbulbError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    errors.BadImage: code_pb2.INVALID_ARGUMENT,
     errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.Forbidden: code_pb2.PERMISSION_DENIED,
     errors.NotFound: code_pb2.NOT_FOUND,
     errors.Precondition: code_pb2.FAILED_PRECONDITION,
     errors.Busy: code_pb2.RESOURCE_EXHAUSTED,
@@ -85,6 +87,10 @@ def _status(code: int, message: str, reason: str, metadata: Mapping[str, str]) -
     status = status_pb2.Status(code=code, message=_cut(message))
     short = {key: _cut(value) for key, value in metadata.items()}
     _attach(status, error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=short))
+    if reason == errors.BadImage.reason:
+        bad = error_details_pb2.BadRequest()
+        bad.field_violations.add(field=short.get("field", ""), description=short.get("problem", ""))
+        _attach(status, bad)
     return status
 
 

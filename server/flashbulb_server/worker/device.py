@@ -1,28 +1,28 @@
 """The device thread, the only one that may touch the accelerator: moves drawings through their stages, turn by turn.
 
-1. Every turn: take what arrived, let cancelled drawings go, take in waiting ones while there is room, make one network call.
+1. Every turn: take what arrived, let go what was cancelled or is too late, take in what waits while there is room, then make one call:
+   decode what is denoised, or else one step.
 2. Who shares the call and who comes in next is decided by core.batching.
-3. A pipeline's exception ends the drawings in that call, and only they.
+3. A pipeline's exception ends the drawings in that call, and only they. Several in a row are the device's fault: it is given up.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
-from flashbulb_server.core.batching import Candidate, Waiting, next_in, plan_batch
+from flashbulb_server.core.batching import Plan, next_in, plan_batch
 from flashbulb_server.core.generation import PreviewImage, Progress
-from flashbulb_server.core.pace import Pace, work_of
-from flashbulb_server.core.pipeline import Lane, Pixels, StepPipeline
+from flashbulb_server.core.pace import Pace
+from flashbulb_server.core.pipeline import DeviceLost, Lane, StepPipeline
+from flashbulb_server.core.reserve import Reserve
+from flashbulb_server.core.shares import Shares
 from flashbulb_server.errors import EngineFailed, FlashbulbError, RequestCancelled
-from flashbulb_server.worker import encode
-from flashbulb_server.worker.drawing import Drawing, Drawn, fail, needs_check, succeed
+from flashbulb_server.worker.drawing import Drawing, Drawn, fail, succeed
+from flashbulb_server.worker.seats import Job, Seat, jobs_of, waiting
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,41 +30,8 @@ T = TypeVar("T")
 PREVIEW_SHARE = 0.1
 """Share of a network call's time that previews may add to it. One is always taken when nothing waits."""
 
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A drawing in flight. `moved`: when each lane moved last; `pictures`: None until decoded; `neighbours`: lanes over all `calls`."""
-
-    drawing: Drawing
-    pipeline: StepPipeline[Any]  # lanes belong to their pipeline; only it looks inside
-    taken_in: float
-    lanes: Sequence[Lane] = ()
-    moved: list[float] = ()  # type: ignore[assignment]  # set with the lanes
-    pictures: list[Pixels | None] = ()  # type: ignore[assignment]  # set with the lanes
-    prepared: float = 0.0
-    denoised: float = 0.0
-    calls: int = 0
-    neighbours: int = 0
-    ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """A lane in flight: picture `index` of `job`."""
-
-    job: _Job
-    index: int
-
-    @property
-    def lane(self) -> Lane:
-        return self.job.lanes[self.index]
-
-    @property
-    def bucket(self) -> Hashable:
-        return (self.job.drawing.spec.model_name, self.lane.bucket)
-
-    def preview(self) -> bytes:
-        return encode.preview(self.job.pipeline.preview(self.lane))
+MAX_FAILURES = 3
+"""Failing calls in a row, of different drawings, after which the device is taken to be broken: errors of an accelerator stay."""
 
 
 class Device:
@@ -77,6 +44,8 @@ class Device:
         capacity: int,
         max_batch: int,
         pace: Pace,
+        shares: Shares,
+        reserve: Reserve,
         clock: Callable[[], float],
         post: Callable[..., None],
     ) -> None:
@@ -84,13 +53,16 @@ class Device:
         self._capacity = capacity
         self._max_batch = max_batch
         self._pace = pace
+        self._shares = shares
+        self._reserve = reserve
         self._clock = clock
         self._post = post
         self._inbox: queue.SimpleQueue[Drawing | None] = queue.SimpleQueue()  # None only wakes
         self._stopping = False
         self._waiting: list[Drawing] = []
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._previews = 0
+        self._failures = 0
         self.in_flight = 0
 
     def send(self, drawing: Drawing | None) -> None:
@@ -103,18 +75,35 @@ class Device:
         self._inbox.put(None)
 
     def run(self) -> None:
-        """Turns until `stop`; raises only after a fault of its own."""
+        """Turns until `stop`. Raises DeviceLost when nothing more can be drawn, anything else only after a fault of its own."""
         try:
             while not self._stopping:
-                self._receive()
-                self._let_go()
-                while not self._stopping and self._take_in():
-                    pass
-                seats = self._seats()
-                if seats and not self._stopping:
-                    self._step(seats)
+                self.turn()
         finally:
             self.in_flight = 0
+
+    def turn(self) -> None:
+        """One call of a pipeline, and all that goes before and after. Waits for work when there is none."""
+        self._receive()
+        self._let_go()
+        self._shares.settle({(d.work_class, d.owner) for d in self._open()})
+        while not self._stopping and self._take_in():
+            pass
+        self._reserve.look(self._clock(), frames=any(d.live for d in self._open()))
+        seats = [Seat(job, i) for job in self._jobs for i in range(len(job.lanes)) if job.pictures[i] is None]
+        denoised = [seat for seat in seats if seat.denoised]
+        steps = [seat for seat in seats if not seat.denoised]
+        if self._stopping:
+            return
+        if finishing := self._finishing(denoised, steps):
+            self._finish(finishing)
+        elif denoised:  # the others save up for decoding; what is in flight is finished before more is begun
+            self._step([seat for seat in steps if seat.job.live], wanted=self._decode_seconds(denoised[0]))
+        elif steps:
+            self._step(steps)
+
+    def _open(self) -> list[Drawing]:
+        return [*self._waiting, *(job.drawing for job in self._jobs)]
 
     def _receive(self) -> None:
         """Takes what arrived; waits for something when there is nothing to draw."""
@@ -128,47 +117,68 @@ class Device:
             return
 
     def _let_go(self) -> None:
-        """Ends the drawings that were cancelled."""
-        for drawing in [d for d in self._waiting if d.cancelled]:
+        """Ends the drawings that were cancelled, and those that nobody waits for any more."""
+        now = self._clock()
+        for drawing in [d for d in self._waiting if d.given_up(now)]:
             self._waiting.remove(drawing)
             self._post(fail, drawing.outcome, RequestCancelled(0, drawing.total_steps))
-        for job in [j for j in self._jobs if j.drawing.cancelled]:
+        for job in [j for j in self._jobs if j.drawing.given_up(now)]:
             self._end(job, RequestCancelled(job.drawing.step, job.drawing.total_steps))
 
     def _take_in(self) -> bool:
-        """Prepares the next waiting drawing. False when none waits or there is no room."""
-        now = self._clock()
+        """Prepares the next waiting drawing. False when the next call should not wait for more of them."""
+        room = {live: self._pictures(live) < self._capacity for live in (True, False)}
+        able = [d for d in self._waiting if room[d.live]]
         choice = next_in(
-            [Waiting(d.work_class, d.spec.num_images, now - d.asked, d.order) for d in self._waiting],
-            in_flight=self.in_flight,
+            [waiting(d, self._pipelines[d.spec.model_name]) for d in able],
+            in_flight=[waiting(job.drawing, job.pipeline, job.lanes) for job in self._jobs] if able else (),
+            shares=self._shares,
             capacity=self._capacity,
         )
         if choice is None:
             return False
-        drawing = self._waiting.pop(choice)
-        job = _Job(drawing, self._pipelines[drawing.spec.model_name], now)
+        drawing = able[choice]
+        self._waiting.remove(drawing)
+        job = Job(drawing, self._pipelines[drawing.spec.model_name], self._clock())
         self._jobs.append(job)
         self._count()
-        lanes = self._attempt([job], partial(job.pipeline.prepare, drawing.spec))
+        lanes = self._attempt([job], partial(job.pipeline.prepare, drawing.spec, drawing.sources))
         if lanes is not None:
-            job.prepared = self._clock()
-            job.lanes, job.moved, job.pictures = lanes, [job.prepared] * len(lanes), [None] * len(lanes)
-        return True
+            drawing.total_steps = max(lane.total_steps for lane in lanes)
+            job.begin(lanes, self._clock())
+        return job.live or not self._reserve.live  # one at a time: a frame may be in flight, and preparing takes time
 
-    def _seats(self) -> list[_Seat]:
-        """The lanes that have steps to do."""
-        return [_Seat(job, i) for job in self._jobs for i, lane in enumerate(job.lanes) if lane.step < lane.total_steps]
+    def _finishing(self, denoised: Sequence[Seat], steps: Sequence[Seat]) -> list[Seat]:
+        """Those of `denoised` that are decoded now, of one bucket: frames at once, others as soon as their share allows."""
+        frames = [seat for seat in denoised if seat.job.live]
+        ready = frames or denoised
+        if not ready:
+            return []
+        ready = [seat for seat in ready if seat.bucket == ready[0].bucket]
+        if frames or not self._reserve.live:
+            return ready
+        if any(seat.job.live for seat in steps) and not self._reserve.affords(self._decode_seconds(ready[0])):
+            return []
+        return ready[:1]  # one at a time: a frame may come at any moment
 
-    def _step(self, seats: Sequence[_Seat]) -> None:
-        """One network call over those of `seats` whose turn it is, and what follows from it."""
+    def _decode_seconds(self, seat: Seat) -> float:
+        return self._pace.finish_seconds(seat.job.model, 1, work=seat.job.work)
+
+    def _step(self, seats: Sequence[Seat], *, wanted: float = 0.0) -> None:
+        """One network call over those of `seats` whose turn it is, and what follows from it. `wanted`: as in Reserve.earn."""
         began = self._clock()
-        chosen = plan_batch([_candidate(seat, began) for seat in seats], max_batch=self._max_batch)
-        batch = [seats[index] for index in chosen]
-        jobs = _jobs_of(batch)
+        lanes = [seat.candidate(began) for seat in seats]
+        plan = plan_batch(lanes, shares=self._shares, pace=self._pace, reserve=self._reserve, max_batch=self._max_batch)
+        batch = [seats[index] for index in plan.lanes]
+        jobs = jobs_of(batch)
         ended = self._attempt(jobs, partial(self._call, jobs[0].pipeline, [seat.lane for seat in batch]))
         if ended is None:
             return
-        self._pace.observe_call(_model(jobs), len(batch), work=_work(jobs), seconds=ended - began)
+        self._failures = 0
+        self._pace.observe_call(jobs[0].model, len(batch), work=jobs[0].work, seconds=ended - began)
+        for index in plan.lanes:
+            self._shares.charge(lanes[index])
+        self._settle(plan, batch, seconds=ended - began, wanted=wanted)
         for seat in batch:
             seat.job.moved[seat.index] = ended
         for job in jobs:
@@ -176,13 +186,20 @@ class Device:
             job.neighbours += len(batch)
             self._report(job, ended)
         self._preview(batch, seconds=(ended - began) * PREVIEW_SHARE)
-        self._finish([s for s in batch if s.lane.step >= s.lane.total_steps])
+
+    def _settle(self, plan: Plan, batch: Sequence[Seat], *, seconds: float, wanted: float) -> None:
+        """Enters a call in the account of what is reserved."""
+        if not plan.frames:
+            self._reserve.spend(seconds)
+            return
+        steps, alone = batch[0].lane.total_steps, plan.alone or seconds
+        self._reserve.earn(alone, steps=steps, extra=plan.extra, wanted=max(plan.wanted, wanted))
 
     def _call(self, pipeline: StepPipeline[Any], lanes: Sequence[Lane]) -> float:
         pipeline.step(lanes)
         return self._clock()
 
-    def _report(self, job: _Job, now: float) -> None:
+    def _report(self, job: Job, now: float) -> None:
         """Tells of a step once every picture of the drawing has done it."""
         drawing = job.drawing
         step = min(lane.step for lane in job.lanes)
@@ -192,9 +209,15 @@ class Device:
             if drawing.on_progress is not None and not drawing.cancelled:
                 self._post(drawing.on_progress, Progress(step, drawing.total_steps))
 
-    def _preview(self, batch: Sequence[_Seat], *, seconds: float) -> None:
+    def _preview(self, batch: Sequence[Seat], *, seconds: float) -> None:
         """Takes previews while nothing waits, beginning at another lane every time so that each gets its share."""
-        wanted = [s for s in batch if s.job.drawing.on_preview is not None and s.lane.step < s.lane.total_steps]
+        wanted = [
+            seat
+            for seat in batch
+            if seat.job.drawing.on_preview is not None
+            and not seat.denoised
+            and (seat.job.live or not self._reserve.live)
+        ]
         if not wanted or self._waiting or not self._inbox.empty():
             return
         self._previews += 1
@@ -207,94 +230,66 @@ class Device:
             if self._clock() >= end:
                 return
 
-    def _finish(self, seats: Sequence[_Seat]) -> None:
-        """Decodes finished lanes together, and delivers the drawings of which nothing is left to do."""
-        seats = [s for s in seats if not (s.job.ended or s.job.drawing.cancelled)]
-        if not seats:
-            return
+    def _finish(self, seats: Sequence[Seat]) -> None:
+        """Decodes denoised lanes together, and delivers the drawings of which nothing is left to do."""
         began = self._clock()
-        jobs = _jobs_of(seats)
+        jobs = jobs_of(seats)
         decoded = self._attempt(jobs, partial(self._decode, jobs[0].pipeline, seats))
         if decoded is None:
             return
-        whole = [job for job in jobs if all(picture is not None for picture in job.pictures)]
-        drawn = [(job, self._check(job, decoded)) for job in whole]
-        self._pace.observe_finish(_model(jobs), len(seats), work=_work(jobs), seconds=self._clock() - began)
+        self._failures = 0
+        drawn = [(job, self._check(job, decoded)) for job in jobs if job.finished]
+        seconds = self._clock() - began
+        self._pace.observe_finish(jobs[0].model, len(seats), work=jobs[0].work, seconds=seconds)
+        (self._reserve.earn_finish if jobs[0].live else self._reserve.spend)(seconds)
         for job, answer in drawn:
             if answer is not None:
                 self._leave(job)
                 self._post(succeed, job.drawing.outcome, answer)
 
-    def _decode(self, pipeline: StepPipeline[Any], seats: Sequence[_Seat]) -> float:
+    def _decode(self, pipeline: StepPipeline[Any], seats: Sequence[Seat]) -> float:
         pictures = pipeline.decode([seat.lane for seat in seats])
         for seat, picture in zip(seats, pictures, strict=True):
             seat.job.pictures[seat.index] = picture
         return self._clock()
 
-    def _check(self, job: _Job, decoded: float) -> Drawn | None:
+    def _check(self, job: Job, decoded: float) -> Drawn | None:
         """What the caller gets, or None when the safety checker raised."""
-        checked = self._attempt([job], partial(_checked, job))
-        if checked is None:
-            return None
-        shown, flags = checked
-        timings = {
-            "wait": job.taken_in - job.drawing.asked,
-            "encode_prompt": job.prepared - job.taken_in,
-            "denoise": job.denoised - job.prepared,
-            "decode": decoded - job.denoised,
-            "safety": self._clock() - decoded,
-            "inference": decoded - job.taken_in,
-        }
-        height, width, _ = shown[0].shape
-        return Drawn(shown, flags, timings, job.neighbours / job.calls, width, height)
+        checked = self._attempt([job], job.checked)
+        return None if checked is None else job.drawn(*checked, decoded=decoded, now=self._clock())
 
-    def _attempt(self, jobs: Sequence[_Job], call: Callable[[], T]) -> T | None:
-        """What a pipeline's call gives, or None when it raised: then its drawings are ended."""
+    def _attempt(self, jobs: Sequence[Job], call: Callable[[], T]) -> T | None:
+        """What a pipeline's call gives, or None when it raised: then its drawings are ended. Raises DeviceLost."""
         try:
             return call()
-        except Exception:
-            logger.exception("drawing failed", extra={"drawings": len(jobs), "model": _model(jobs)})
-            for job in jobs:
-                self._end(job, EngineFailed())
-            return None
+        except FlashbulbError as err:  # the drawing is at fault, and the error says how
+            self._end_all(jobs, err)
+        except DeviceLost:
+            self._end_all(jobs, EngineFailed())
+            raise
+        except Exception as err:
+            logger.exception("drawing failed", extra={"drawings": len(jobs), "model": jobs[0].model})
+            self._end_all(jobs, EngineFailed())
+            self._failures += 1
+            if self._failures >= MAX_FAILURES:
+                raise DeviceLost(f"{self._failures} calls failed in a row") from err
+        return None
 
-    def _end(self, job: _Job, error: FlashbulbError) -> None:
+    def _end_all(self, jobs: Sequence[Job], error: FlashbulbError) -> None:
+        for job in jobs:
+            self._end(job, error)
+
+    def _end(self, job: Job, error: FlashbulbError) -> None:
         self._leave(job)
         self._post(fail, job.drawing.outcome, error)
 
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: Job) -> None:
         job.ended = True
         self._jobs.remove(job)
         self._count()
 
     def _count(self) -> None:
-        self.in_flight = sum(job.drawing.spec.num_images for job in self._jobs)
+        self.in_flight = self._pictures(True) + self._pictures(False)
 
-
-def _checked(job: _Job) -> tuple[tuple[Pixels, ...], tuple[bool, ...]]:
-    """The pictures, flagged ones black, and the flags."""
-    spec = job.drawing.spec
-    pictures = [picture for picture in job.pictures if picture is not None]
-    flags = (False,) * len(pictures)
-    if needs_check(spec, job.pipeline.info):
-        flags = tuple(job.pipeline.check(pictures, spec.safety_checker_version))
-    return tuple(np.zeros_like(p) if flag else p for p, flag in zip(pictures, flags, strict=True)), flags
-
-
-def _model(jobs: Sequence[_Job]) -> str:
-    return jobs[0].drawing.spec.model_name
-
-
-def _work(jobs: Sequence[_Job]) -> float:
-    return work_of(jobs[0].drawing.spec, jobs[0].pipeline.info)
-
-
-def _candidate(seat: _Seat, now: float) -> Candidate:
-    drawing = seat.job.drawing
-    return Candidate(
-        seat.bucket, drawing.work_class, now - drawing.asked, now - seat.job.moved[seat.index], drawing.order
-    )
-
-
-def _jobs_of(seats: Iterable[_Seat]) -> list[_Job]:
-    return list(dict.fromkeys(seat.job for seat in seats))
+    def _pictures(self, live: bool) -> int:
+        return sum(job.drawing.spec.num_images for job in self._jobs if job.live == live)

@@ -1,6 +1,6 @@
 """A generation that the step engine draws: what its caller holds of it (`Drawing`), and what comes of it (`Drawn`).
 
-`Drawing` belongs to the event loop. The device thread reads its `cancelled` and writes its `step`, and hands results over with
+`Drawing` belongs to the event loop. The device thread reads its `cancelled` and writes its `step` and `total_steps`, and hands results over with
 `call_soon_threadsafe`; nothing else is shared.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
-from flashbulb_server.core.pipeline import Pixels
+from flashbulb_server.core.pipeline import Pixels, Sources
 from flashbulb_server.errors import FlashbulbError
 
 
@@ -23,7 +23,7 @@ class Drawn:
 
     `timings` in seconds: `wait` (asked for to taken in), `encode_prompt`, `denoise`, `decode`, `safety`, and `inference`, which is the
     sum of `encode_prompt`, `denoise` and `decode`: wall time as the caller met it, neighbours in the same calls included.
-    `mean_batch_size`: mean lanes of the network calls that it took part in.
+    `mean_batch_size`: mean lanes of the network calls that it took part in. `width`, `height`: size of the files to make of them.
     """
 
     pictures: tuple[Pixels, ...]
@@ -32,13 +32,20 @@ class Drawn:
     mean_batch_size: float
     native_width: int
     native_height: int
+    width: int
+    height: int
 
 
 @dataclass(slots=True, eq=False)
 class Drawing:
-    """A generation that was handed to the engine. `step`: steps that all of its pictures have done."""
+    """A generation that was handed to the engine. `step`: steps that all of its pictures have done.
+
+    `owner`: id of the key that pays for it with its share; `deadline`: when it is of no use any more, on the engine's clock.
+    `total_steps`: those that every picture takes; what the spec tells, until its model says so itself.
+    """
 
     spec: GenerationSpec
+    sources: Sources | None
     work_class: WorkClass
     on_progress: Callable[[Progress], None] | None
     on_preview: Callable[[PreviewImage], None] | None
@@ -46,13 +53,26 @@ class Drawing:
     order: int
     outcome: asyncio.Future[Drawn]
     wake: Callable[[], None]
+    owner: str = ""
+    deadline: float | None = None
     step: int = 0
+    total_steps: int = field(init=False)
     cancelled: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        self.total_steps = self.spec.steps
+
     @property
-    def total_steps(self) -> int:
-        """Steps that every picture takes."""
-        return self.spec.num_inference_steps
+    def live(self) -> bool:
+        """Whether it is a frame of a live session."""
+        return self.work_class is WorkClass.REALTIME
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the files."""
+        return (
+            (self.spec.width, self.spec.height) if self.sources is None else (self.sources.width, self.sources.height)
+        )
 
     async def result(self) -> Drawn:
         """The pictures. Cancelling the task that waits here cancels the drawing.
@@ -69,10 +89,18 @@ class Drawing:
         return self.outcome.result()
 
     def cancel(self) -> None:
-        """Stops it before its next step. Call it as often as you like, on the event loop; an ended drawing does not change."""
+        """Stops it before its next step. Call it as often as you like, on the event loop; an ended drawing does not change.
+
+        Its places are free before the next call is planned: what is started together with this takes part in that call. Whoever would
+        rather let a picture in its last step be finished looks at `step` and `total_steps` first.
+        """
         if not self.cancelled and not self.outcome.done():
             self.cancelled = True
             self.wake()
+
+    def given_up(self, now: float) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.cancelled or (self.deadline is not None and now >= self.deadline)
 
 
 def needs_check(spec: GenerationSpec, info: ModelInfo) -> bool:

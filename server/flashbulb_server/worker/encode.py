@@ -39,11 +39,14 @@ def preview(picture: Pixels) -> bytes:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The whole image at exactly `width` x `height`: resampled to fit, its background carried on to the sides where the shape differs.
+    """The whole image at exactly `width` x `height`: resampled to fit, its background carried on to the sides where the shape differs
+    by more than a pixel of the image.
 
     Only pictures of a model that draws one square need it: cropping would cut the drawn thing, stretching would distort it. Models that
     draw at the asked size come here with that size.
     """
+    if abs(image.width * height - image.height * width) <= max(width, height):
+        return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
     scale = min(width / image.width, height / image.height)
     inner = (max(1, min(width, round(image.width * scale))), max(1, min(height, round(image.height * scale))))
     picture = image if inner == image.size else image.resize(inner, Image.Resampling.LANCZOS)

@@ -17,6 +17,7 @@ from flashbulb_server.config import QueueSettings
 from flashbulb_server.core import requests
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import GenerationResult
+from flashbulb_server.core.pipeline import Sources
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLevel, Request, State
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import (
@@ -37,9 +38,12 @@ from flashbulb_server.wire.records import Event
 from flashbulb_server.worker.delivery import Delivery, Origin
 from flashbulb_server.worker.drawing import Drawing
 from flashbulb_server.worker.engine import StepEngine
+from flashbulb_server.worker.inputs import Inputs
 from flashbulb_server.worker.journal import Journal
 
-_PICTURES_WAIT = 600.0  # seconds that finished pictures wait for a file store that is away; then the request fails
+_FILES_WAIT = (
+    600.0  # seconds that inputs and finished pictures wait for a file store that is away; then the request fails
+)
 _RECORD_WAIT = (
     60.0  # seconds to keep trying to write the outcome; then the lease is lost anyway and the job is another worker's
 )
@@ -65,7 +69,7 @@ class _Active:
     drawing: Drawing | None = None
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
-    storing_cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    abandoned: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -83,6 +87,7 @@ class Desk:
     records: RequestRecords
     events: EventBus
     engine: StepEngine
+    inputs: Inputs
     delivery: Delivery
 
 
@@ -124,7 +129,7 @@ class JobLoop:
             await self._drain(drain_seconds)
 
     async def stop_request(self, request_id: str) -> Stopped:
-        """Cancels a request that is in hand, at the next step or while it is being stored; answers when its record says so."""
+        """Cancels a request that is in hand, at the next step or while something is fetched or stored for it; answers when its record says so."""
         active = self._active.get(request_id)
         if active is None:
             return Stopped(False, 0, 0)
@@ -132,8 +137,8 @@ class JobLoop:
             active.cancelled = True
             if active.drawing is not None and not active.drawing.outcome.done():
                 active.drawing.cancel()
-            elif active.drawing is not None:
-                active.storing_cancelled.set()
+            else:  # its inputs are being fetched, or its pictures stored
+                active.abandoned.set()
         await active.ended.wait()
         request = active.request
         if request is None or request.state is not State.CANCELLED:
@@ -215,18 +220,19 @@ class JobLoop:
         return active.request.state is State.RUNNING
 
     async def _attempt(self, active: _Active, journal: Journal) -> None:
-        """Draws, stores and records. A cancellation is recorded at once, also where storing takes its time to stop."""
+        """Draws, stores and records. A cancellation is recorded at once, also where fetching or storing takes its time to stop."""
         request = active.started
         async with task_group() as tasks:
             outcome = tasks.create_task(self._outcome(active, journal))
-            asked = tasks.create_task(active.storing_cancelled.wait())
+            asked = tasks.create_task(active.abandoned.wait())
             try:
                 await asyncio.wait((outcome, asked), return_when=asyncio.FIRST_COMPLETED)
                 if outcome.done():
                     change = outcome.result()
                 else:
                     outcome.cancel()
-                    change = self._cancellation(RequestCancelled(request.total_steps, request.total_steps), journal)
+                    done = request.total_steps if active.drawing is not None else 0
+                    change = self._cancellation(RequestCancelled(done, request.total_steps), journal)
                 await self._end(active, change, journal)
             finally:
                 asked.cancel()
@@ -257,13 +263,14 @@ class JobLoop:
 
     async def _draw(self, active: _Active, journal: Journal) -> GenerationResult:
         request = active.started
-        active.drawing = await self._admitted(active, journal)
+        sources = await _patiently(lambda: self._desk.inputs.gather(request.spec, request.owner), _FILES_WAIT)
+        active.drawing = await self._admitted(active, journal, sources)
         drawn = await active.drawing.result()
         journal.log(f"drawn in {drawn.timings.get('inference', 0.0):.3f} s")
         origin = Origin(request.owner, request.request_id)
-        return await _patiently(lambda: self._desk.delivery.store(drawn, request.spec, origin), _PICTURES_WAIT)
+        return await _patiently(lambda: self._desk.delivery.store(drawn, request.spec, origin), _FILES_WAIT)
 
-    async def _admitted(self, active: _Active, journal: Journal) -> Drawing:
+    async def _admitted(self, active: _Active, journal: Journal, sources: Sources | None) -> Drawing:
         """The drawing, once the engine takes it: direct calls may have filled it since the job was leased."""
         while True:
             if active.cancelled:
@@ -271,7 +278,9 @@ class JobLoop:
             try:
                 return self._desk.engine.start(
                     active.started.spec,
+                    sources=sources,
                     work_class=WorkClass.QUEUED,
+                    owner=active.started.owner,
                     on_progress=journal.progress,
                     on_preview=journal.preview,
                 )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flashbulb_server.core.catalog import FAST_LCM, IMAGE_SIZES, MAX_SEED, ModelInfo
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import (
+    SPECS,
+    GenerationSpec,
+    ImageToImageSpec,
+    InpaintingSpec,
+    SourceImage,
+    TextToImageSpec,
+)
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import EndpointUnavailable, FieldViolation, InvalidRequest, SafetyCheckerUnavailable
 
@@ -311,3 +318,54 @@ def test_every_picture_s_seed_can_be_given_again() -> None:
     with pytest.raises(InvalidRequest, match=f"seed: must be at most {MAX_SEED - 2} for 3 pictures"):
         resolve("fast-lcm-diffusion", {"prompt": "a cat", "seed": MAX_SEED - 1, "num_images": 3}, [TINY])
     assert resolve("fast-lcm-diffusion", {"prompt": "a cat", "seed": MAX_SEED}, [TINY]).seed == MAX_SEED
+
+
+# Pictures
+
+PICTURE = SourceImage(content=b"x")
+
+
+def resolved_picture(endpoint: str = "fast-lcm-diffusion/image-to-image", **given: object) -> GenerationSpec:
+    model = replace(TINY, endpoints=tuple(SPECS))
+    return resolve(endpoint, {"prompt": "a red apple", "image_url": PICTURE, **given}, [model])
+
+
+def test_defaults_of_image_to_image():
+    spec = resolved_picture()
+    assert isinstance(spec, ImageToImageSpec)
+    assert (spec.endpoint, spec.image, spec.sources) == (
+        "fast-lcm-diffusion/image-to-image",
+        PICTURE,
+        {"image": PICTURE},
+    )
+    assert (spec.strength, spec.preserve_aspect_ratio, spec.crop_output) == (0.95, False, False)
+    assert (spec.width, spec.height, spec.num_inference_steps, spec.guidance_scale) == (1024, 1024, 6, 1.5)
+
+
+def test_defaults_of_inpainting():
+    mask = SourceImage("https://a.example/mask.png")
+    spec = resolved_picture("fast-lcm-diffusion/inpainting", mask_url=mask)
+    assert isinstance(spec, InpaintingSpec)
+    assert (spec.image, spec.mask, spec.strength) == (PICTURE, mask, 0.95)
+    assert spec.sources == {"image": PICTURE, "mask": mask}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "least"), [("fast-lcm-diffusion/image-to-image", 0.05), ("fast-lcm-diffusion/inpainting", 0.01)]
+)
+def test_strengths(endpoint, least):
+    for strength in (least, 0.5, 1, 1.0):
+        assert resolved_picture(endpoint, mask_url=PICTURE, strength=strength).strength == strength
+    for strength in (least - 0.001, 1.001, 0, float("nan"), True, "1"):
+        with pytest.raises(InvalidRequest) as caught:
+            resolved_picture(endpoint, mask_url=PICTURE, strength=strength)
+        assert [v.field for v in caught.value.violations] == ["strength"]
+
+
+@pytest.mark.parametrize(
+    "source", [None, "", SourceImage(), SourceImage("ftp://a.example/b"), "https://a.example/b.png", b"x", 1]
+)
+def test_every_bad_picture_is_reported(source):
+    with pytest.raises(InvalidRequest) as caught:
+        resolved_picture("fast-lcm-diffusion/inpainting", image_url=source, mask_url=source, strength=2)
+    assert {v.field for v in caught.value.violations} == {"image_url", "mask_url", "strength"}

@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbulb.v1 import image_pb2, input_pb2
+from flashbulb_server.core import generation
 from flashbulb_server.core.catalog import ENDPOINTS, FAST_LCM, ModelInfo
+from flashbulb_server.core.generation import SourceImage
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import InvalidRequest
 from flashbulb_server.wire.inputs import digest, given_fields, to_input, to_spec
-from tests.specs import make_spec
+from tests.specs import make_inpainting_spec, make_spec
 from tests.unit.wire.values import SPECS, quick
 
-ROOM = ModelInfo("m", (FAST_LCM.id,), 64, resamples=True, max_image_pixels=200_000_000, fidelity="EXACT", safe_by_construction=True)  # fmt: skip
+ROOM = ModelInfo("m", tuple(generation.SPECS), 64, resamples=True, max_image_pixels=200_000_000, fidelity="EXACT", safe_by_construction=True)  # fmt: skip
 
 
 def make_input(**fields) -> input_pb2.GenerationInput:
@@ -178,3 +180,22 @@ def test_equal_inputs_have_equal_digests():
     different = [make_input(prompt="a"), make_input(prompt="a", seed=0), make_input(prompt="b", seed=1)]
     flux = input_pb2.GenerationInput(flux_lora_text_to_image=input_pb2.FluxLoraTextToImageInput(prompt="a"))
     assert len({digest(m) for m in (one, flux, *different)}) == 5
+
+
+def test_pictures_that_came_inline_are_not_echoed():
+    kept = SourceImage("https://a.example/b.png")
+    for inline in (SourceImage(content=b"x"), SourceImage("data:,x")):
+        spec = make_inpainting_spec(image=inline, mask=kept)
+        assert to_spec(to_input(spec)) == spec
+        echo = to_input(spec, echo=True)
+        assert echo.fast_lcm_inpainting.image_url == image_pb2.ImageSource()
+        assert to_spec(echo) == replace(spec, image=SourceImage())
+        assert to_input(to_spec(echo)) == echo
+
+
+def test_a_source_that_says_nothing_is_refused():
+    message = input_pb2.FastLcmImageToImageInput(prompt="x", image_url=image_pb2.ImageSource())
+    endpoint, found = given_fields(input_pb2.GenerationInput(fast_lcm_image_to_image=message))
+    assert found["image_url"] == SourceImage()
+    with pytest.raises(InvalidRequest, match="image_url: content or uri must be set"):
+        resolve(endpoint, found, [ROOM])

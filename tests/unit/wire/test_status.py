@@ -14,8 +14,11 @@ from tests.unit.wire.values import ERRORS, leaves, name_of
 
 CODES = {
     "INVALID_INPUT": "INVALID_ARGUMENT",
+    "BAD_IMAGE": "INVALID_ARGUMENT",
     "KEY_MISSING": "UNAUTHENTICATED",
     "KEY_UNKNOWN": "UNAUTHENTICATED",
+    "TOKEN_INVALID": "UNAUTHENTICATED",
+    "TOKEN_FORBIDS": "PERMISSION_DENIED",
     "REQUEST_NOT_FOUND": "NOT_FOUND",
     "FILE_NOT_FOUND": "NOT_FOUND",
     "REQUEST_NOT_FINISHED": "FAILED_PRECONDITION",
@@ -23,6 +26,7 @@ CODES = {
     "ENDPOINT_UNAVAILABLE": "FAILED_PRECONDITION",
     "SAFETY_CHECKER_UNAVAILABLE": "FAILED_PRECONDITION",
     "QUEUE_FULL": "RESOURCE_EXHAUSTED",
+    "TOO_MANY_SESSIONS": "RESOURCE_EXHAUSTED",
     "WORKERS_BUSY": "RESOURCE_EXHAUSTED",
     "NO_WORKER": "UNAVAILABLE",
     "STORE_UNAVAILABLE": "UNAVAILABLE",
@@ -80,6 +84,9 @@ def test_a_status_holds_all_parts_of_an_error(error):
     if isinstance(error, errors.InvalidRequest):
         bad = parts.pop("BadRequest").field_violations
         assert [(v.field, v.description) for v in bad] == [(v.field, v.description) for v in error.violations]
+    if isinstance(error, errors.BadImage):
+        (violation,) = parts.pop("BadRequest").field_violations
+        assert (violation.field, violation.description) == ("mask_url", "is no picture")
     if error.retry_after is not None:
         assert parts.pop("RetryInfo").retry_delay.ToTimedelta().total_seconds() == error.retry_after
     assert parts == {}

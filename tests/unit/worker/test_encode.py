@@ -70,3 +70,11 @@ def test_a_preview_is_a_small_jpeg():
     image = opened(preview(disc()[:32, :16]))
     assert image.format == "JPEG"
     assert image.size == (64, 128)
+
+
+@pytest.mark.parametrize("size", [(1024, 577), (1023, 576), (300, 169)])
+def test_a_picture_of_nearly_the_shape_is_stretched_by_less_than_a_pixel_of_its_own(size):
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (72, 128, 3), dtype=np.uint8))
+    np.testing.assert_array_equal(
+        np.asarray(fit(picture, *size)), np.asarray(picture.resize(size, Image.Resampling.LANCZOS))
+    )

@@ -6,15 +6,18 @@ import asyncio
 import queue
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import Progress
+from flashbulb_server.core.pipeline import DeviceLost, Sources
 from flashbulb_server.errors import (
     Draining,
     EngineFailed,
+    FieldViolation,
     InvalidRequest,
     RequestCancelled,
     SafetyCheckerUnavailable,
@@ -22,7 +25,7 @@ from flashbulb_server.errors import (
 )
 from flashbulb_server.worker.engine import WAITING_PER_SLOT, StepEngine
 from tests.sleeping_pipeline import SleepingPipeline
-from tests.specs import make_spec
+from tests.specs import make_image_spec, make_inpainting_spec, make_spec
 
 LIMIT = 10.0  # seconds after which a test gives up waiting
 
@@ -195,10 +198,10 @@ class FaultyPipeline(SleepingPipeline):
         if where == self.where and any(id(lane) in self.bad for lane in lanes):
             raise RuntimeError("out of order")
 
-    def prepare(self, spec):
+    def prepare(self, spec, sources=None):
         if self.where == "prepare" and spec.prompt == "bad":
             raise RuntimeError("out of order")
-        lanes = super().prepare(spec)
+        lanes = super().prepare(spec, sources)
         self.bad |= {id(lane) for lane in lanes if spec.prompt == "bad"}
         self.lanes = [*getattr(self, "lanes", []), *lanes]  # kept alive, so that ids stay unique
         return lanes
@@ -449,3 +452,199 @@ async def test_an_idle_engine_does_not_turn():
         await asyncio.to_thread(device.join, 0.2)
         assert time.clock_gettime(used) - before < 0.02
         assert len(calls) - began <= 1
+
+
+async def test_a_drawing_from_a_picture_is_of_its_size_and_tells_the_steps_it_takes():
+    picture = np.zeros((8, 16, 3), np.uint8)
+    steps = []
+    async with StepEngine({"sleeping": SleepingPipeline()}, capacity=8) as engine:
+        spec = make_inpainting_spec(model_name="sleeping", width=8, height=8, num_inference_steps=8, strength=0.5)
+        sources = Sources(picture, picture[..., 0], 64, 32)
+        result = await drawn(engine.start(spec, sources=sources, on_progress=steps.append))
+        plain = await drawn(engine.start(sleeping_spec()))
+    assert (result.width, result.height, result.native_width, result.native_height) == (64, 32, 16, 8)
+    assert steps == [Progress(step, 4) for step in range(1, 5)]
+    assert (plain.width, plain.height) == (8, 8)
+
+
+async def test_kinds_of_drawings_share_calls():
+    pipeline = GatedPipeline()
+    picture = np.zeros((8, 8, 3), np.uint8)
+    sources = Sources(picture, picture[..., 0], 8, 8)
+    options = {"model_name": "sleeping", "width": 8, "height": 8}
+    async with StepEngine({"sleeping": pipeline}, capacity=8) as engine:
+        drawings = [engine.start(sleeping_spec())]
+        assert await pipeline.entered() == 1
+        drawings += [engine.start(make_image_spec(**options), sources=sources)]
+        drawings += [engine.start(make_inpainting_spec(**options), sources=sources)]
+        pipeline.let_go(10_000)
+        assert await pipeline.entered() == 3
+        results = [await drawn(drawing) for drawing in drawings]
+    assert [len(result.pictures) for result in results] == [1, 1, 1]
+
+
+async def test_a_model_that_takes_other_steps_than_the_spec_tells_is_believed():
+    class Short(SleepingPipeline):
+        def prepare(self, spec, sources=None):
+            lanes = super().prepare(spec, sources)
+            for lane in lanes:
+                lane.total_steps = 2
+            return lanes
+
+    steps = []
+    async with StepEngine({"sleeping": Short()}, capacity=8) as engine:
+        drawing = engine.start(sleeping_spec(), on_progress=steps.append)
+        await drawn(drawing)
+    assert steps == [Progress(1, 2), Progress(2, 2)] and drawing.total_steps == 2
+
+
+async def test_a_frame_comes_in_at_once_although_all_places_are_taken(gated):
+    async with StepEngine({"sleeping": gated}, capacity=2) as engine:
+        queued = [engine.start(sleeping_spec(seed=seed, num_inference_steps=8)) for seed in range(10)]
+        await gated.entered()
+        with pytest.raises(WorkersBusy):
+            engine.start(sleeping_spec())
+        frame = engine.start(sleeping_spec(prompt="frame"), work_class=WorkClass.REALTIME, owner="live")
+        gated.let_go(5)  # the call that runs, and four of the frame
+        await drawn(frame)
+        assert not any(drawing.outcome.done() for drawing in queued)
+        gated.let_go(1000)
+        for drawing in queued:
+            await drawn(drawing)
+
+
+async def test_what_replaces_a_cancelled_frame_takes_part_in_the_next_call(gated):
+    async with StepEngine({"sleeping": gated}, capacity=1) as engine:
+        frame = engine.start(sleeping_spec(), work_class=WorkClass.REALTIME)
+        for _ in range(5):
+            await gated.entered()
+            frame.cancel()
+            frame = engine.start(sleeping_spec(), work_class=WorkClass.REALTIME)
+            gated.let_go()
+        gated.let_go(100)
+        await drawn(frame)
+    assert gated.batches == [1] * (5 + 4), "no call between, and no step of a frame that nobody wants"
+
+
+async def test_replacing_a_frame_costs_no_time():
+    class Replacing(SleepingPipeline):
+        """Lets the event loop replace the frame while a step runs, the first 30 times."""
+
+        def __init__(self, loop):
+            super().__init__(seconds=0.005)
+            self.calls = []
+            self._loop = loop
+
+        def step(self, lanes):
+            began = time.monotonic()
+            if len(self.calls) < 30:
+                self._loop.call_soon_threadsafe(replace)
+            super().step(lanes)
+            self.calls.append((began, time.monotonic(), lanes[0].step))
+
+    def replace():
+        frames[-1].cancel()
+        frames.append(engine.start(sleeping_spec(), work_class=WorkClass.REALTIME))
+
+    pipeline, frames = Replacing(asyncio.get_running_loop()), []
+    async with StepEngine({"sleeping": pipeline}, capacity=8) as engine, asyncio.timeout(LIMIT):
+        frames.append(engine.start(sleeping_spec(), work_class=WorkClass.REALTIME))
+        while len(frames) < 31:
+            await asyncio.wait((frames[-1].outcome,))
+        await drawn(frames[-1])
+    assert [step for *_, step in pipeline.calls[:30]] == [1] * 30, "not one step more of a frame that was replaced"
+    late = sorted(began - ended for (_, ended, _), (began, *_) in pairwise(pipeline.calls))
+    assert late[len(late) // 2] <= 0.001, "seconds between a step and the first one of the frame that follows"
+
+
+async def test_a_drawing_whose_deadline_has_passed_is_ended_at_the_step(gated):
+    now = 0.0
+    async with StepEngine({"sleeping": gated}, capacity=1, clock=lambda: now) as engine:
+        drawing = engine.start(sleeping_spec(), deadline=5.0)
+        waits = engine.start(sleeping_spec(), deadline=5.0)
+        stays = engine.start(sleeping_spec(), deadline=50.0)
+        await gated.entered()
+        now = 5.0
+        gated.let_go(100)
+        for late, step in ((drawing, 1), (waits, 0)):
+            with pytest.raises(RequestCancelled) as caught:
+                await drawn(late)
+            assert caught.value.step == step
+        await drawn(stays)
+
+
+class BrokenPipeline(SleepingPipeline):
+    """Draws until it breaks, then raises `error` at every step."""
+
+    error = None
+
+    def step(self, lanes):
+        if self.error is not None:
+            raise self.error
+        super().step(lanes)
+
+
+async def test_three_failures_in_a_row_break_the_engine(caplog):
+    pipeline = BrokenPipeline()
+    async with StepEngine({"sleeping": pipeline}, capacity=8) as engine:
+        for _ in range(3):  # one success in between forgives all
+            pipeline.error = RuntimeError("illegal memory access")
+            for _ in range(2):
+                with pytest.raises(EngineFailed):
+                    await drawn(engine.start(sleeping_spec()))
+            pipeline.error = None
+            await drawn(engine.start(sleeping_spec()))
+        assert not engine.broken
+        pipeline.error = RuntimeError("illegal memory access")
+        for _ in range(3):
+            with pytest.raises(EngineFailed):
+                await drawn(engine.start(sleeping_spec()))
+        async with asyncio.timeout(LIMIT):
+            while not engine.broken:
+                await asyncio.sleep(0)
+        with pytest.raises(EngineFailed):
+            engine.start(sleeping_spec())
+
+
+async def test_a_lost_device_breaks_the_engine_at_once(caplog):
+    pipeline = BrokenPipeline()
+    pipeline.error = DeviceLost("the driver is gone")
+    async with StepEngine({"sleeping": pipeline}, capacity=1) as engine:
+        drawings = [engine.start(sleeping_spec()) for _ in range(3)]
+        for drawing in drawings:
+            with pytest.raises(EngineFailed):
+                await drawn(drawing)
+        async with asyncio.timeout(LIMIT):
+            while not engine.broken:
+                await asyncio.sleep(0)
+
+
+async def test_an_input_at_fault_is_told_and_does_not_break_the_engine():
+    class Choosy(SleepingPipeline):
+        def prepare(self, spec, sources=None):
+            if spec.prompt == "bad":
+                raise InvalidRequest([FieldViolation("prompt", "is bad")])
+            return super().prepare(spec, sources)
+
+    async with StepEngine({"sleeping": Choosy()}, capacity=8) as engine:
+        for _ in range(5):
+            with pytest.raises(InvalidRequest):
+                await drawn(engine.start(sleeping_spec(prompt="bad")))
+        await drawn(engine.start(sleeping_spec()))
+        assert not engine.broken
+
+
+async def test_estimates_know_the_class_and_the_key(gated):
+    async with StepEngine({"sleeping": gated}, capacity=2) as engine:
+        gated.let_go(4)
+        await drawn(engine.start(sleeping_spec()))
+        empty = engine.estimate(sleeping_spec(), work_class=WorkClass.REALTIME)
+        flood = [engine.start(sleeping_spec(num_inference_steps=8), owner="flood") for _ in range(9)]
+        assert engine.estimate(sleeping_spec(), work_class=WorkClass.REALTIME) == empty > 0
+        same = engine.estimate(sleeping_spec(), owner="flood")
+        other = engine.estimate(sleeping_spec(), owner="other")
+        direct = engine.estimate(sleeping_spec(), owner="other", work_class=WorkClass.DIRECT)
+        assert direct <= other < same
+        gated.let_go(1000)
+        for drawing in flood:
+            await drawn(drawing)

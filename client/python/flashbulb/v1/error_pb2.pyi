@@ -62,6 +62,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the server shuts down; another one may answer."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 19
     """INTERNAL: a fault of the server."""
+    ERROR_REASON_BAD_IMAGE: _ErrorReason.ValueType  # 20
+    """INVALID_ARGUMENT: a picture that was given cannot be fetched or read; metadata `field` and `problem` say which and why. In the
+    queue it ends the request, as the picture is looked at only then.
+    """
+    ERROR_REASON_TOO_MANY_SESSIONS: _ErrorReason.ValueType  # 21
+    """RESOURCE_EXHAUSTED: the key has as many realtime sessions as it may."""
+    ERROR_REASON_TOKEN_INVALID: _ErrorReason.ValueType  # 22
+    """UNAUTHENTICATED: the token is forged, broken or expired."""
+    ERROR_REASON_TOKEN_FORBIDS: _ErrorReason.ValueType  # 23
+    """PERMISSION_DENIED: the token is not good for this endpoint or method."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reasons of errors: `ErrorInfo.reason` of google.rpc.ErrorInfo with domain `flashbulb`, without the prefix
@@ -108,4 +118,14 @@ ERROR_REASON_DRAINING: ErrorReason.ValueType  # 18
 """UNAVAILABLE: the server shuts down; another one may answer."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 19
 """INTERNAL: a fault of the server."""
+ERROR_REASON_BAD_IMAGE: ErrorReason.ValueType  # 20
+"""INVALID_ARGUMENT: a picture that was given cannot be fetched or read; metadata `field` and `problem` say which and why. In the
+queue it ends the request, as the picture is looked at only then.
+"""
+ERROR_REASON_TOO_MANY_SESSIONS: ErrorReason.ValueType  # 21
+"""RESOURCE_EXHAUSTED: the key has as many realtime sessions as it may."""
+ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 22
+"""UNAUTHENTICATED: the token is forged, broken or expired."""
+ERROR_REASON_TOKEN_FORBIDS: ErrorReason.ValueType  # 23
+"""PERMISSION_DENIED: the token is not good for this endpoint or method."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

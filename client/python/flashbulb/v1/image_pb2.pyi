@@ -149,9 +149,11 @@ class ImageSource(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    """The bytes of an encoded picture (JPEG, PNG or WebP), at most 10 MiB."""
+    """The bytes of an encoded picture (JPEG, PNG or WebP), at most 10 MiB. An empty field counts as not set."""
     uri: _builtins.str
-    """An `http(s)` URL, a `data:` URI, or the `uri` that StorageService returned."""
+    """One of: an `http(s)` URL of up to 2048 characters and 20 MiB, on a public address unless the server allows others; a `data:` URI
+    of up to 12 Mi characters; the `uri` that StorageService returned, of the caller's own key.
+    """
     def __init__(
         self,
         *,

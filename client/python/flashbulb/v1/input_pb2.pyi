@@ -278,7 +278,9 @@ class FastLcmImageToImageInput(_message.Message):
     as an embedding, as LCM models do.
     """
     num_inference_steps: _builtins.int
-    """Denoising steps, 1 to 32 inclusive. Default: 6."""
+    """Denoising steps, 1 to 32 inclusive. Default: 6. They are spread over the noise that `strength` leaves; where it leaves fewer levels
+    than that (the lowest `50 * strength`, rounded down, of the 50 that a model was distilled on), so many steps are taken, at least one.
+    """
     seed: _builtins.int
     """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
     at random and echoed in the answer.
@@ -306,18 +308,25 @@ class FastLcmImageToImageInput(_message.Message):
     request_id: _builtins.str
     """A label of the caller's own, up to 128 characters, echoed in the answer. Default: empty. It is not the queue's `request_id`."""
     strength: _builtins.float
-    """How much of the picture to replace, 0.05 to 1 inclusive. Default: 0.95."""
+    """How much of the picture to replace, 0.05 to 1 inclusive: the noise it starts from is that at this part of the schedule. Default: 0.95."""
     preserve_aspect_ratio: _builtins.bool
-    """Whether the answer keeps the input's aspect ratio; sides are then multiples of 32 pixels. Default: false."""
+    """Whether the answer keeps the input's aspect ratio: its sides are then multiples of 32 pixels (at least 32), and as large as the
+    area of `image_size` allows. Default: false.
+    """
     crop_output: _builtins.bool
-    """Whether to crop the answer to exactly `image_size`. Default: false."""
+    """Whether to crop the answer to exactly `image_size`. Default: false. Makes a difference with `preserve_aspect_ratio` only."""
     @_builtins.property
     def image_size(self) -> _image_pb2.ImageSize:
-        """Size of the picture. Default: square_hd (1024 x 1024)."""
+        """Size of the answer. Default: square_hd (1024 x 1024). The input picture is resized to cover it, never stretched, and what stands
+        over is cut off at both sides alike; see also `preserve_aspect_ratio`.
+        """
 
     @_builtins.property
     def image_url(self) -> _image_pb2.ImageSource:
-        """The picture to start from. Required."""
+        """The picture to start from, at most 50 megapixels. Required. One that cannot be fetched or read: INVALID_ARGUMENT with the reason
+        BAD_IMAGE, which in the queue ends the request. An answer echoes it if it was a URI, but no bytes and no `data:` URI; in the
+        queue those become files, whose URI is echoed.
+        """
 
     def __init__(
         self,
@@ -432,7 +441,9 @@ class FastLcmInpaintingInput(_message.Message):
     as an embedding, as LCM models do.
     """
     num_inference_steps: _builtins.int
-    """Denoising steps, 1 to 32 inclusive. Default: 6."""
+    """Denoising steps, 1 to 32 inclusive. Default: 6. The last `num_inference_steps * strength` of them are taken, rounded down, but at
+    least one.
+    """
     seed: _builtins.int
     """Seed of the first picture, 0 to 2^53 - 1 inclusive; picture i uses `seed + i`, which must not exceed that either. Default: drawn
     at random and echoed in the answer.
@@ -460,18 +471,25 @@ class FastLcmInpaintingInput(_message.Message):
     request_id: _builtins.str
     """A label of the caller's own, up to 128 characters, echoed in the answer. Default: empty. It is not the queue's `request_id`."""
     strength: _builtins.float
-    """How much of the picture to replace, 0.01 to 1 inclusive. Default: 0.95."""
+    """How much noise to draw from, 0.01 to 1 inclusive; 1 forgets what was under the mask. Default: 0.95."""
     @_builtins.property
     def image_size(self) -> _image_pb2.ImageSize:
-        """Size of the picture. Default: square_hd (1024 x 1024)."""
+        """Size of the answer. Default: square_hd (1024 x 1024). The input picture is resized to cover it, never stretched, and what stands
+        over is cut off at both sides alike: give it the picture's own aspect ratio to keep all of it.
+        """
 
     @_builtins.property
     def image_url(self) -> _image_pb2.ImageSource:
-        """The picture to start from. Required."""
+        """The picture to start from, at most 50 megapixels. Required. One that cannot be fetched or read: INVALID_ARGUMENT with the reason
+        BAD_IMAGE, which in the queue ends the request. An answer echoes it if it was a URI, but no bytes and no `data:` URI; in the
+        queue those become files, whose URI is echoed.
+        """
 
     @_builtins.property
     def mask_url(self) -> _image_pb2.ImageSource:
-        """Where to draw: white is drawn anew, black is kept. Required."""
+        """Where to draw: white is drawn anew, black is kept; grey is either, from the middle on. Required. One of another size is stretched to
+        that of the picture. What is kept passes through the model's autoencoder, so it may differ a little. Errors and echo: as `image_url`.
+        """
 
     def __init__(
         self,

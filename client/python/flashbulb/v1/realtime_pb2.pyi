@@ -242,7 +242,7 @@ class OpenSession(_message.Message):
     include_previews: _builtins.bool
     """Whether to send previews. Default: false."""
     resume_token: _builtins.str
-    """Resumes a session that broke off. Default: a new session."""
+    """Resumes a session that broke off; `defaults` then go over its values. Default: a new session."""
     @_builtins.property
     def defaults(self) -> _input_pb2.GenerationInput:
         """Endpoint and values that hold for every frame until a frame changes them. The prompt may be empty here. Required."""
@@ -352,7 +352,9 @@ class SessionOpened(_message.Message):
     session_id: _builtins.str
     """Id of the session."""
     resume_token: _builtins.str
-    """Reopens the session on another connection within a minute."""
+    """Reopens the session on another connection to the same server within a minute: values and frame ids go on. Elsewhere, or later, a
+    new session is opened; `session_id` tells.
+    """
     @_builtins.property
     def resolved_defaults(self) -> _input_pb2.GenerationInput:
         """The defaults with every value resolved."""

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RealtimeServiceStub:
-    """Pictures as fast as the caller changes its mind. Answers UNIMPLEMENTED until realtime sessions are built.
+    """Pictures as fast as the caller changes its mind.
     """
 
     def __init__(self, channel):
@@ -48,15 +48,18 @@ class RealtimeServiceStub:
 
 
 class RealtimeServiceServicer:
-    """Pictures as fast as the caller changes its mind. Answers UNIMPLEMENTED until realtime sessions are built.
+    """Pictures as fast as the caller changes its mind.
     """
 
     def Connect(self, request_iterator, context):
-        """Opens a session: the first message is `open`, each later one a frame with only what changed. Frames that are obsolete before they
-        are drawn are dropped at the next denoising step, and the answer says how many.
+        """Opens a session: the first message is `open`, each later one a frame with only what changed. A frame that a newer one makes
+        obsolete is not drawn, or is dropped at its next denoising step, and the caller is told. Only while frames keep coming faster than
+        pictures can be drawn is the one in hand finished, so that pictures keep coming too. A worker that is lost is replaced: the caller
+        sees a late frame.
 
         Errors: INVALID_ARGUMENT (the first message is not `open`, or holds bad fields), RESOURCE_EXHAUSTED (sessions of the key),
-        UNAVAILABLE with RetryInfo. A bad frame is no RPC error: its answer holds `error`.
+        PERMISSION_DENIED (the token is for other endpoints), UNAVAILABLE with RetryInfo. A bad frame is no RPC error: it is answered by
+        a DroppedFrame.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +96,7 @@ def add_RealtimeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RealtimeService:
-    """Pictures as fast as the caller changes its mind. Answers UNIMPLEMENTED until realtime sessions are built.
+    """Pictures as fast as the caller changes its mind.
     """
 
     @staticmethod

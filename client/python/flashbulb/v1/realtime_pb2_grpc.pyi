@@ -27,18 +27,21 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RealtimeServiceStub:
-    """Pictures as fast as the caller changes its mind. Answers UNIMPLEMENTED until realtime sessions are built."""
+    """Pictures as fast as the caller changes its mind."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RealtimeServiceAsyncStub: ...
     Connect: _grpc.StreamStreamMultiCallable[_realtime_pb2.ConnectRequest, _realtime_pb2.ConnectResponse]
-    """Opens a session: the first message is `open`, each later one a frame with only what changed. Frames that are obsolete before they
-    are drawn are dropped at the next denoising step, and the answer says how many.
+    """Opens a session: the first message is `open`, each later one a frame with only what changed. A frame that a newer one makes
+    obsolete is not drawn, or is dropped at its next denoising step, and the caller is told. Only while frames keep coming faster than
+    pictures can be drawn is the one in hand finished, so that pictures keep coming too. A worker that is lost is replaced: the caller
+    sees a late frame.
 
     Errors: INVALID_ARGUMENT (the first message is not `open`, or holds bad fields), RESOURCE_EXHAUSTED (sessions of the key),
-    UNAVAILABLE with RetryInfo. A bad frame is no RPC error: its answer holds `error`.
+    PERMISSION_DENIED (the token is for other endpoints), UNAVAILABLE with RetryInfo. A bad frame is no RPC error: it is answered by
+    a DroppedFrame.
     """
     CreateToken: _grpc.UnaryUnaryMultiCallable[_realtime_pb2.CreateTokenRequest, _realtime_pb2.CreateTokenResponse]
     """Makes a short-lived token for callers that must not hold a key, such as browsers.
@@ -48,15 +51,18 @@ class RealtimeServiceStub:
 
 @_typing.type_check_only
 class RealtimeServiceAsyncStub(RealtimeServiceStub):
-    """Pictures as fast as the caller changes its mind. Answers UNIMPLEMENTED until realtime sessions are built."""
+    """Pictures as fast as the caller changes its mind."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Connect: _aio.StreamStreamMultiCallable[_realtime_pb2.ConnectRequest, _realtime_pb2.ConnectResponse]  # type: ignore[assignment]
-    """Opens a session: the first message is `open`, each later one a frame with only what changed. Frames that are obsolete before they
-    are drawn are dropped at the next denoising step, and the answer says how many.
+    """Opens a session: the first message is `open`, each later one a frame with only what changed. A frame that a newer one makes
+    obsolete is not drawn, or is dropped at its next denoising step, and the caller is told. Only while frames keep coming faster than
+    pictures can be drawn is the one in hand finished, so that pictures keep coming too. A worker that is lost is replaced: the caller
+    sees a late frame.
 
     Errors: INVALID_ARGUMENT (the first message is not `open`, or holds bad fields), RESOURCE_EXHAUSTED (sessions of the key),
-    UNAVAILABLE with RetryInfo. A bad frame is no RPC error: its answer holds `error`.
+    PERMISSION_DENIED (the token is for other endpoints), UNAVAILABLE with RetryInfo. A bad frame is no RPC error: it is answered by
+    a DroppedFrame.
     """
     CreateToken: _aio.UnaryUnaryMultiCallable[_realtime_pb2.CreateTokenRequest, _realtime_pb2.CreateTokenResponse]  # type: ignore[assignment]
     """Makes a short-lived token for callers that must not hold a key, such as browsers.
@@ -65,7 +71,7 @@ class RealtimeServiceAsyncStub(RealtimeServiceStub):
     """
 
 class RealtimeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Pictures as fast as the caller changes its mind. Answers UNIMPLEMENTED until realtime sessions are built."""
+    """Pictures as fast as the caller changes its mind."""
 
     @_abc_1.abstractmethod
     def Connect(
@@ -73,11 +79,14 @@ class RealtimeServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_realtime_pb2.ConnectRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_realtime_pb2.ConnectResponse], _abc.AsyncIterator[_realtime_pb2.ConnectResponse]]:
-        """Opens a session: the first message is `open`, each later one a frame with only what changed. Frames that are obsolete before they
-        are drawn are dropped at the next denoising step, and the answer says how many.
+        """Opens a session: the first message is `open`, each later one a frame with only what changed. A frame that a newer one makes
+        obsolete is not drawn, or is dropped at its next denoising step, and the caller is told. Only while frames keep coming faster than
+        pictures can be drawn is the one in hand finished, so that pictures keep coming too. A worker that is lost is replaced: the caller
+        sees a late frame.
 
         Errors: INVALID_ARGUMENT (the first message is not `open`, or holds bad fields), RESOURCE_EXHAUSTED (sessions of the key),
-        UNAVAILABLE with RetryInfo. A bad frame is no RPC error: its answer holds `error`.
+        PERMISSION_DENIED (the token is for other endpoints), UNAVAILABLE with RetryInfo. A bad frame is no RPC error: it is answered by
+        a DroppedFrame.
         """
 
     @_abc_1.abstractmethod

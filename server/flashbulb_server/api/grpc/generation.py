@@ -9,15 +9,16 @@ from typing import Any
 import grpc
 
 from flashbulb.v1 import generation_pb2, generation_pb2_grpc, input_pb2
+from flashbulb_server.api.engines import DrawingEvent
 from flashbulb_server.api.generating import DirectCall, Generating
 from flashbulb_server.api.grpc.interceptors import caller
-from flashbulb_server.core.generation import GenerationResult, GenerationSpec, PreviewImage, Progress
+from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
 from flashbulb_server.core.submission import hint_problems
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import NoWorker
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.wire.inputs import given_fields
-from flashbulb_server.wire.outputs import to_output, to_preview, to_progress
+from flashbulb_server.wire.outputs import to_preview, to_progress
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -37,8 +38,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         call = DirectCall(caller(), timeout=context.time_remaining(), runner_hint=request.runner_hint)
         async with aclosing(self._generating.generate(spec, call)) as events:
             async for event in events:
-                if isinstance(event, GenerationResult):
-                    return generation_pb2.GenerateResponse(output=to_output(event))
+                if isinstance(event, generation_pb2.GenerationOutput):
+                    return generation_pb2.GenerateResponse(output=event)
         raise NoWorker("the worker ended without a picture")
 
     async def GenerateStream(
@@ -62,11 +63,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         return resolve(endpoint, given, self._fleet.installed(), also=hint_problems(runner_hint))
 
 
-def _response(event: Progress | PreviewImage | GenerationResult) -> generation_pb2.GenerateStreamResponse:
+def _response(event: DrawingEvent) -> generation_pb2.GenerateStreamResponse:
     match event:
         case Progress():
             return generation_pb2.GenerateStreamResponse(progress=to_progress(event))
         case PreviewImage():
             return generation_pb2.GenerateStreamResponse(preview=to_preview(event))
-        case GenerationResult():
-            return generation_pb2.GenerateStreamResponse(output=to_output(event))
+        case generation_pb2.GenerationOutput():
+            return generation_pb2.GenerateStreamResponse(output=event)

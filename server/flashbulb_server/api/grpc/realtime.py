@@ -1,31 +1,62 @@
-"""RealtimeService: the contract stands, the sessions are not built yet. Every call says so."""
+"""RealtimeService: converts, calls the use-case, converts."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 
 from flashbulb.v1 import realtime_pb2, realtime_pb2_grpc
+from flashbulb_server.api.grpc.convert_session import from_outgoing, to_incoming, to_opening
+from flashbulb_server.api.grpc.interceptors import caller, grant
+from flashbulb_server.api.realtime import Realtime
+from flashbulb_server.api.session_messages import Incoming
+from flashbulb_server.api.tokens import Tokens
+from flashbulb_server.errors import FieldViolation, InvalidRequest
+from flashbulb_server.wire.times import from_duration, to_timestamp
 
 _Context = grpc.aio.ServicerContext[Any, Any]
-_ANSWER = "realtime sessions are not built yet; use GenerationService or QueueService"
 
 
 class RealtimeServicer(realtime_pb2_grpc.RealtimeServiceServicer):
-    """Answers UNIMPLEMENTED."""
+    """Realtime sessions over gRPC. `open_seconds`: that a caller may take to open its session."""
+
+    def __init__(self, realtime: Realtime, tokens: Tokens, *, open_seconds: float = 30.0) -> None:
+        self._realtime = realtime
+        self._tokens = tokens
+        self._open_seconds = open_seconds
 
     async def Connect(
         self, request_iterator: AsyncIterator[realtime_pb2.ConnectRequest], context: _Context
     ) -> AsyncIterator[realtime_pb2.ConnectResponse]:
-        """Refuses."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _ANSWER)
-        yield realtime_pb2.ConnectResponse()
+        """Opens a session."""
+        try:
+            async with asyncio.timeout(self._open_seconds):
+                first = await anext(request_iterator, None)
+        except TimeoutError as err:
+            raise InvalidRequest([FieldViolation("open", f"did not come within {self._open_seconds:g} s")]) from err
+        if first is None:
+            raise InvalidRequest([FieldViolation("open", "must be the first message of a session")])
+        session = self._realtime.connect(grant(), to_opening(first), _incoming(request_iterator))
+        sequence = 0
+        async with aclosing(session) as messages:
+            async for message in messages:
+                sequence += 1
+                yield from_outgoing(message, sequence, time.time())
 
     async def CreateToken(
         self, request: realtime_pb2.CreateTokenRequest, context: _Context
     ) -> realtime_pb2.CreateTokenResponse:
-        """Refuses."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _ANSWER)
-        raise AssertionError("abort raises")
+        """Makes a short-lived token."""
+        lifetime = from_duration(request.lifetime) if request.HasField("lifetime") else None
+        token = self._tokens.create(caller(), list(request.allowed_endpoints), lifetime)
+        return realtime_pb2.CreateTokenResponse(token=token.text, expire_time=to_timestamp(token.expire_time))
+
+
+async def _incoming(messages: AsyncIterator[realtime_pb2.ConnectRequest]) -> AsyncIterator[Incoming]:
+    async for message in messages:
+        yield to_incoming(message)

@@ -25,8 +25,6 @@ from flashbulb.v1 import (
     storage_pb2_grpc,
 )
 from flashbulb_server.api.grpc.interceptors import CallInterceptor
-from flashbulb_server.api.grpc.realtime import RealtimeServicer
-from flashbulb_server.api.keys import Keys
 from flashbulb_server.config import ApiSettings
 
 _MAX_SEND_BYTES = 64 * 1024 * 1024  # answers are kept below 4 MiB; this is only a guard
@@ -51,16 +49,17 @@ class Servicers:
     queue: queue_pb2_grpc.QueueServiceServicer
     storage: storage_pb2_grpc.StorageServiceServicer
     models: model_pb2_grpc.ModelServiceServicer
+    realtime: realtime_pb2_grpc.RealtimeServiceServicer
 
 
 @asynccontextmanager
-async def serve(servicers: Servicers, keys: Keys, settings: ApiSettings) -> AsyncIterator[str]:
+async def serve(servicers: Servicers, guard: CallInterceptor, settings: ApiSettings) -> AsyncIterator[str]:
     """Serves while the context is open; gives the address, `host:port`. On exit calls may go on for `drain_seconds`.
 
     Raises OSError if the port is taken.
     """
     server = grpc.aio.server(
-        interceptors=[CallInterceptor(keys)],
+        interceptors=[guard],
         maximum_concurrent_rpcs=settings.max_calls,
         options=(
             ("grpc.max_receive_message_length", settings.max_receive_bytes),
@@ -75,7 +74,7 @@ async def serve(servicers: Servicers, keys: Keys, settings: ApiSettings) -> Asyn
     queue_pb2_grpc.add_QueueServiceServicer_to_server(servicers.queue, server)
     storage_pb2_grpc.add_StorageServiceServicer_to_server(servicers.storage, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(servicers.models, server)
-    realtime_pb2_grpc.add_RealtimeServiceServicer_to_server(RealtimeServicer(), server)
+    realtime_pb2_grpc.add_RealtimeServiceServicer_to_server(servicers.realtime, server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     reflection.enable_server_reflection((*_SERVICES, _HEALTH, reflection.SERVICE_NAME), server)

@@ -7,9 +7,12 @@ from collections import abc as _abc
 from flashbulb.v1 import generation_pb2 as _generation_pb2
 from flashbulb.v1 import input_pb2 as _input_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -21,8 +24,68 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WorkClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORK_CLASS_UNSPECIFIED: _WorkClass.ValueType  # 0
+    """Never sent; means DIRECT."""
+    WORK_CLASS_DIRECT: _WorkClass.ValueType  # 1
+    """A call that skips the queue."""
+    WORK_CLASS_REALTIME: _WorkClass.ValueType  # 2
+    """A frame of a live session."""
+
+class WorkClass(_WorkClass, metaclass=_WorkClassEnumTypeWrapper):
+    """How urgent a drawing is."""
+
+WORK_CLASS_UNSPECIFIED: WorkClass.ValueType  # 0
+"""Never sent; means DIRECT."""
+WORK_CLASS_DIRECT: WorkClass.ValueType  # 1
+"""A call that skips the queue."""
+WORK_CLASS_REALTIME: WorkClass.ValueType  # 2
+"""A frame of a live session."""
+Global___WorkClass: _TypeAlias = WorkClass  # noqa: Y015
+
 @_typing.final
-class RunRequest(_message.Message):
+class DrawRequest(_message.Message):
+    """A message to a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.int
+    """Number of the call, chosen by the api, never used twice on a stream."""
+    @_builtins.property
+    def start(self) -> Global___StartDrawing:
+        """Begins the call."""
+
+    @_builtins.property
+    def cancel(self) -> Global___CancelDrawing:
+        """Stops it at the next denoising step; it then ends with an `error` that tells the step."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.int = ...,
+        start: Global___StartDrawing | None = ...,
+        cancel: Global___CancelDrawing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "message", b"message", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cancel", b"cancel", "message", b"message", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["start", "cancel"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___DrawRequest: _TypeAlias = DrawRequest  # noqa: Y015
+
+@_typing.final
+class StartDrawing(_message.Message):
     """Asks for a generation."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -30,12 +93,16 @@ class RunRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    WORK_CLASS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     INCLUDE_PROGRESS_FIELD_NUMBER: _builtins.int
     INCLUDE_PREVIEWS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Id for logs."""
+    """Id for logs and for the names of files."""
     owner: _builtins.str
-    """Key that pays for it; names the folder of its files."""
+    """Key that pays for it; names the folder of its files, and is served fairly beside others."""
+    work_class: Global___WorkClass.ValueType
+    """How urgent it is."""
     include_progress: _builtins.bool
     """Whether to send StepProgress."""
     include_previews: _builtins.bool
@@ -44,32 +111,59 @@ class RunRequest(_message.Message):
     def input(self) -> _input_pb2.GenerationInput:
         """The input, valid and resolved."""
 
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Span in which the caller wants the answer. Unset: no limit."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         owner: _builtins.str = ...,
         input: _input_pb2.GenerationInput | None = ...,
+        work_class: Global___WorkClass.ValueType = ...,
+        timeout: _duration_pb2.Duration | None = ...,
         include_progress: _builtins.bool = ...,
         include_previews: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_previews", b"include_previews", "include_progress", b"include_progress", "input", b"input", "owner", b"owner", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_previews", b"include_previews", "include_progress", b"include_progress", "input", b"input", "owner", b"owner", "request_id", b"request_id", "timeout", b"timeout", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___RunRequest: _TypeAlias = RunRequest  # noqa: Y015
+Global___StartDrawing: _TypeAlias = StartDrawing  # noqa: Y015
 
 @_typing.final
-class RunResponse(_message.Message):
-    """A message of a generation; the last one holds `output`."""
+class CancelDrawing(_message.Message):
+    """Stops a call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelDrawing: _TypeAlias = CancelDrawing  # noqa: Y015
+
+@_typing.final
+class DrawResponse(_message.Message):
+    """A message from a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.int
+    """Number of the call."""
     @_builtins.property
     def progress(self) -> _generation_pb2.StepProgress:
         """A step was finished."""
@@ -80,24 +174,30 @@ class RunResponse(_message.Message):
 
     @_builtins.property
     def output(self) -> _generation_pb2.GenerationOutput:
-        """The pictures."""
+        """The pictures. The call is over."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """It was refused, stopped or failed: those of flashbulb.v1.GenerationService.Generate. The call is over."""
 
     def __init__(
         self,
         *,
+        call_id: _builtins.int = ...,
         progress: _generation_pb2.StepProgress | None = ...,
         preview: _generation_pb2.Preview | None = ...,
         output: _generation_pb2.GenerationOutput | None = ...,
+        error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "error", b"error", "event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "preview", "output"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "preview", "output", "error"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
-Global___RunResponse: _TypeAlias = RunResponse  # noqa: Y015
+Global___DrawResponse: _TypeAlias = DrawResponse  # noqa: Y015
 
 @_typing.final
 class WorkerAnnouncement(_message.Message):

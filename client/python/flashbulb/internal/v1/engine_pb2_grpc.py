@@ -35,10 +35,10 @@ class EngineServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Run = channel.unary_stream(
-                '/flashbulb.internal.v1.EngineService/Run',
-                request_serializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.RunRequest.SerializeToString,
-                response_deserializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.RunResponse.FromString,
+        self.Draw = channel.stream_stream(
+                '/flashbulb.internal.v1.EngineService/Draw',
+                request_serializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.DrawRequest.SerializeToString,
+                response_deserializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.DrawResponse.FromString,
                 _registered_method=True)
 
 
@@ -46,10 +46,10 @@ class EngineServiceServicer:
     """Draws pictures on the accelerator of one worker. Spoken by the api over a unix socket or TCP inside one installation.
     """
 
-    def Run(self, request, context):
-        """Draws a generation. Cancelling the call stops it at the next denoising step.
+    def Draw(self, request_iterator, context):
+        """Draws generations, many at once, over one long stream: a message on an open stream costs half of what a call does.
 
-        Errors: those of flashbulb.v1.GenerationService.Generate.
+        Every call of the stream ends with exactly one `output` or `error`. Breaking the stream cancels all of its calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -58,10 +58,10 @@ class EngineServiceServicer:
 
 def add_EngineServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Run': grpc.unary_stream_rpc_method_handler(
-                    servicer.Run,
-                    request_deserializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.RunRequest.FromString,
-                    response_serializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.RunResponse.SerializeToString,
+            'Draw': grpc.stream_stream_rpc_method_handler(
+                    servicer.Draw,
+                    request_deserializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.DrawRequest.FromString,
+                    response_serializer=flashbulb_dot_internal_dot_v1_dot_engine__pb2.DrawResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -76,7 +76,7 @@ class EngineService:
     """
 
     @staticmethod
-    def Run(request,
+    def Draw(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -86,12 +86,12 @@ class EngineService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/flashbulb.internal.v1.EngineService/Run',
-            flashbulb_dot_internal_dot_v1_dot_engine__pb2.RunRequest.SerializeToString,
-            flashbulb_dot_internal_dot_v1_dot_engine__pb2.RunResponse.FromString,
+            '/flashbulb.internal.v1.EngineService/Draw',
+            flashbulb_dot_internal_dot_v1_dot_engine__pb2.DrawRequest.SerializeToString,
+            flashbulb_dot_internal_dot_v1_dot_engine__pb2.DrawResponse.FromString,
             options,
             channel_credentials,
             insecure,

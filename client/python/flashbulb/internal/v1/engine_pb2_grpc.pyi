@@ -33,10 +33,10 @@ class EngineServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EngineServiceAsyncStub: ...
-    Run: _grpc.UnaryStreamMultiCallable[_engine_pb2.RunRequest, _engine_pb2.RunResponse]
-    """Draws a generation. Cancelling the call stops it at the next denoising step.
+    Draw: _grpc.StreamStreamMultiCallable[_engine_pb2.DrawRequest, _engine_pb2.DrawResponse]
+    """Draws generations, many at once, over one long stream: a message on an open stream costs half of what a call does.
 
-    Errors: those of flashbulb.v1.GenerationService.Generate.
+    Every call of the stream ends with exactly one `output` or `error`. Breaking the stream cancels all of its calls.
     """
 
 @_typing.type_check_only
@@ -44,24 +44,24 @@ class EngineServiceAsyncStub(EngineServiceStub):
     """Draws pictures on the accelerator of one worker. Spoken by the api over a unix socket or TCP inside one installation."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Run: _aio.UnaryStreamMultiCallable[_engine_pb2.RunRequest, _engine_pb2.RunResponse]  # type: ignore[assignment]
-    """Draws a generation. Cancelling the call stops it at the next denoising step.
+    Draw: _aio.StreamStreamMultiCallable[_engine_pb2.DrawRequest, _engine_pb2.DrawResponse]  # type: ignore[assignment]
+    """Draws generations, many at once, over one long stream: a message on an open stream costs half of what a call does.
 
-    Errors: those of flashbulb.v1.GenerationService.Generate.
+    Every call of the stream ends with exactly one `output` or `error`. Breaking the stream cancels all of its calls.
     """
 
 class EngineServiceServicer(metaclass=_abc_1.ABCMeta):
     """Draws pictures on the accelerator of one worker. Spoken by the api over a unix socket or TCP inside one installation."""
 
     @_abc_1.abstractmethod
-    def Run(
+    def Draw(
         self,
-        request: _engine_pb2.RunRequest,
+        request_iterator: _MaybeAsyncIterator[_engine_pb2.DrawRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_engine_pb2.RunResponse], _abc.AsyncIterator[_engine_pb2.RunResponse]]:
-        """Draws a generation. Cancelling the call stops it at the next denoising step.
+    ) -> _typing.Union[_abc.Iterator[_engine_pb2.DrawResponse], _abc.AsyncIterator[_engine_pb2.DrawResponse]]:
+        """Draws generations, many at once, over one long stream: a message on an open stream costs half of what a call does.
 
-        Errors: those of flashbulb.v1.GenerationService.Generate.
+        Every call of the stream ends with exactly one `output` or `error`. Breaking the stream cancels all of its calls.
         """
 
 def add_EngineServiceServicer_to_server(servicer: EngineServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,113 @@
+"""The pictures that a drawing starts from: fetched, decoded and fitted before the engine hears of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from types import TracebackType
+
+from PIL import Image
+
+from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.files import URI_PREFIX, parse_key
+from flashbulb_server.core.framing import frame
+from flashbulb_server.core.generation import SOURCE_FIELDS, GenerationSpec, SourceImage
+from flashbulb_server.core.pipeline import Sources
+from flashbulb_server.core.sources import MAX_FETCHED_BYTES, BadSource, inline_bytes
+from flashbulb_server.errors import BadImage, FileNotFound, InvalidRequest
+from flashbulb_server.storage.file_store import FileStore
+from flashbulb_server.worker import decode
+from flashbulb_server.worker.fetching import FETCH_SECONDS, Fetcher, is_public
+
+FETCHES = 8
+"""Pictures fetched at once: each may be 20 MiB, and a slow server may hold its place for 15 s. Inline pictures do not wait for one."""
+
+DECODERS = 2
+"""Pictures decoded at once: one of 50 megapixels takes up to 700 MB for a moment."""
+
+_FIELDS = {attribute: field for field, attribute in SOURCE_FIELDS.items()}
+
+
+class Inputs:
+    """Makes sources. `async with`: owns connections, and the threads that decode.
+
+    `allow_private_urls`: whether pictures may be fetched from addresses that are not public; `fetch_seconds`: limit of one fetch.
+    """
+
+    def __init__(
+        self,
+        files: FileStore,
+        models: Mapping[str, ModelInfo],
+        *,
+        allow_private_urls: bool,
+        fetch_seconds: float = FETCH_SECONDS,
+    ) -> None:
+        self._files = files
+        self._models = models
+        allowed = (lambda _: True) if allow_private_urls else is_public
+        self._fetcher = Fetcher(allowed=allowed, seconds=fetch_seconds)
+        self._fetches = asyncio.Semaphore(FETCHES)
+        self._threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="flashbulb-decode")
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Inputs:
+        await self._open.enter_async_context(self._fetcher)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._open.aclose()
+
+    async def gather(self, spec: GenerationSpec, owner: str) -> Sources | None:
+        """The pictures of a spec, None for one without. `owner`: whose files it may name.
+
+        Raises BadImage, or StoreUnavailable. May be cancelled at any time.
+        """
+        if not spec.sources:
+            return None
+        # One after another: what two pictures would gain together, a queue of drawings gains anyhow.
+        files = {name: await self._bytes(source, name, owner) for name, source in spec.sources.items()}
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decoded, spec, files)
+
+    async def _bytes(self, source: SourceImage, name: str, owner: str) -> bytes:
+        try:
+            if source.content:
+                return source.content
+            if source.inline:
+                return await asyncio.get_running_loop().run_in_executor(self._threads, inline_bytes, source)
+            async with self._fetches:
+                return await self._fetched(source.uri, owner)
+        except BadSource as err:
+            raise BadImage(_FIELDS[name], str(err)) from err
+
+    async def _fetched(self, uri: str, owner: str) -> bytes:
+        named = uri.removeprefix(URI_PREFIX) if uri.startswith(URI_PREFIX) else self._files.key_of(uri)
+        key = parse_key(named) if named else None
+        if key is None or (key.owner != owner and not uri.startswith(URI_PREFIX)):
+            return await self._fetcher.fetch(uri)
+        if key.owner != owner:
+            raise BadSource("no such file")
+        try:
+            return await self._files.get(key.key, limit=MAX_FETCHED_BYTES)
+        except FileNotFound as err:
+            raise BadSource("no such file") from err
+        except InvalidRequest as err:
+            raise BadSource(f"has more than {MAX_FETCHED_BYTES} bytes") from err
+
+    def _decoded(self, spec: GenerationSpec, files: Mapping[str, bytes]) -> Sources:
+        """In a thread."""
+        image = _read(files, "image")
+        chosen = frame(spec, image.size, self._models[spec.model_name])
+        mask = decode.levels(_read(files, "mask"), chosen, image.size) if "mask" in files else None
+        return Sources(decode.colours(image, chosen), mask, *chosen.answer)
+
+
+def _read(files: Mapping[str, bytes], name: str) -> Image.Image:
+    try:
+        return decode.read(files[name])
+    except BadSource as err:
+        raise BadImage(_FIELDS[name], str(err)) from err
