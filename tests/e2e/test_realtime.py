@@ -346,17 +346,17 @@ async def calling(service: RunningService) -> AsyncIterator[Caller]:
 
 @pytest.mark.slow
 async def test_nothing_is_left_of_two_hundred_sessions_that_broke_off(breakable: RunningService) -> None:
-    keys = SPARE_KEYS[-20:-10]
+    async def come_and_go(keys: tuple[str, ...]) -> None:
+        async def settled() -> bool:
+            return await slots_are_free(breakable, keys[0]) and await in_flight(breakable) == 0
 
-    async def settled() -> bool:
-        return await slots_are_free(breakable, keys[0]) and await in_flight(breakable) == 0
-
-    await crowd(breakable, keys)  # what is allocated once is allocated now
-    await until(settled)
-    before = {name: Weight.of(breakable.child(name)) for name in ("api", "worker")}
-    for _ in range(2):
         await crowd(breakable, keys)
         await until(settled)
+
+    await come_and_go(SPARE_KEYS[:10])  # what is allocated once is allocated now
+    before = {name: Weight.of(breakable.child(name)) for name in ("api", "worker")}
+    await come_and_go(SPARE_KEYS[10:20])  # other keys: looking whether slots are free takes them for a moment
+    await come_and_go(SPARE_KEYS[20:30])
     async with calling(breakable) as caller, session(caller) as talk:
         await talk.draw(1)
     for name, weight in before.items():
