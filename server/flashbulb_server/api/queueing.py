@@ -114,7 +114,10 @@ class Queueing:
         try:
             await self._stores.records.create(request)
         except RevisionConflict:
-            return await self._resume(owner, request_id), True
+            try:
+                return await self._resume(owner, request_id), True
+            except RequestNotFound:  # the submission that was faster has been refused meanwhile
+                raise QueueFull(self._settings.max_requests) from None
         try:
             await self._stores.jobs.publish(job_of(request), request.priority)
         except QueueFull:
