@@ -32,7 +32,7 @@ itself. A load average above 0.3 before a section means that others used the mac
 
 1. Added time is over the engine's own, measured alone: sleeping, and making the file after the sleep.
 2. mosec is listed apart: its HTTP server is Rust, and its worker Python.
-3. After realtime runs the next one waits 2.5 s: for 2 s after a session's last frame the engine gives other work small calls only.
+3. After realtime runs the next one waits 2.5 s: for half a second after a session's last frame the engine gives other work small calls only.
 """
 _QUICK_OVERHEAD = overhead.Plan(closed=0.2, open=0.3, repetitions=1, rest=0)
 _QUICK_REALTIME = realtime.Plan(seconds=1.5, warm=0.3, repetitions=1, sessions=(1, 2), queued=20, deaf_seconds=1.5)

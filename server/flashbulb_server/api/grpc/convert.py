@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from google.protobuf.duration_pb2 import Duration
-
 from flashbulb.v1 import queue_pb2
 from flashbulb_server.api.queueing import CancelReceipt, RequestView
 from flashbulb_server.api.watching import Seen
@@ -29,7 +27,7 @@ def to_submission(request: queue_pb2.SubmitRequest) -> tuple[Submission, list[Fi
     submission = Submission(
         priority=_known(from_priority, request.priority, "priority", problems) or Priority.NORMAL,
         idempotency_key=request.idempotency_key,
-        start_timeout=_seconds(request.start_timeout) if request.HasField("start_timeout") else None,
+        start_timeout=from_duration(request.start_timeout) if request.HasField("start_timeout") else None,
         runner_hint=request.runner_hint,
     )
     return submission, problems + submission.problems()
@@ -110,10 +108,6 @@ def from_list(views: Sequence[RequestView], next_token: str) -> queue_pb2.ListRe
 
 def _progress(receipt: CancelReceipt) -> Progress:
     return Progress(receipt.request.steps_done, receipt.request.total_steps)
-
-
-def _seconds(duration: Duration) -> float:
-    return from_duration(duration)
 
 
 def _known(convert: Callable[[_N], _V], number: _N, field: str, problems: list[FieldViolation]) -> _V | None:
