@@ -9,10 +9,22 @@ PROMPT ?= a red apple
 PYTHON ?= python3
 SOURCES := server/flashbulb_server client/python/flashbulb tests
 
-$(VENV)/.installed: requirements.lock server/pyproject.toml client/python/pyproject.toml
+TS := client/typescript
+
+$(TS)/node_modules/.package-lock.json: $(TS)/package-lock.json
+	cd $(TS) && npm ci --no-audit --no-fund --silent
+
+# What the service needs to run, in the versions of requirements.lock.
+$(VENV)/.runs: requirements.lock server/pyproject.toml client/python/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock 'setuptools>=77'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --no-build-isolation \
+		-e 'client/python[cli,images]' -e 'server[worker,openvino,embedded]'
+	touch $@
+
+# And what it is developed with.
+$(VENV)/.installed: $(VENV)/.runs
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e client/python -e server
 	touch $@
 
 .PHONY: help
@@ -23,16 +35,20 @@ help: ## Lists the targets.
 install: $(VENV)/.installed ## Makes .venv with everything in it.
 
 .PHONY: demo
-demo: $(VENV)/.installed ## Draws PROMPT="a red apple" through the whole service into out/, then stops everything.
+demo: $(VENV)/.runs ## Draws PROMPT="a red apple" through the whole service into out/, then stops everything.
 	$(BIN)/python client/python/examples/demo.py "$(PROMPT)"
 
 .PHONY: serve
-serve: $(VENV)/.installed ## Starts the service on this host (gRPC on :50051, data in ./data).
+serve: $(VENV)/.runs ## Starts the service on this host (gRPC on :50051, the page and HTTP on :8080, data in ./data).
 	$(BIN)/flashbulb-server serve --data-dir data
 
 .PHONY: test
 test: $(VENV)/.installed ## Runs the whole test suite against the real servers.
 	$(BIN)/pytest
+
+.PHONY: conformance
+conformance: $(VENV)/.installed ## Runs the unmodified clients of fal against the service; needs Node.js.
+	$(BIN)/pytest tests/conformance
 
 .PHONY: check
 check: lint types imports proto-lint proto-breaking gen-check docker-check test ## All that CI runs.
@@ -68,6 +84,13 @@ proto-breaking: $(VENV)/.installed ## Checks that the contract still serves clie
 proto-baseline: $(VENV)/.installed ## Makes today's contract the one that later changes must not break. Run it at a release.
 	cd proto && ../$(BIN)/buf build -o baseline.binpb --as-file-descriptor-set
 
+.PHONY: ts-install
+ts-install: $(TS)/node_modules/.package-lock.json ## Installs what the TypeScript client is built with.
+
+.PHONY: ts
+ts: ts-install ## Builds the TypeScript client into client/typescript/dist.
+	cd $(TS) && npm run --silent build
+
 .PHONY: gen
 gen: $(VENV)/.installed ## Generates the stubs from proto/.
 	proto/generate.sh
@@ -78,6 +101,7 @@ readme: $(VENV)/.installed ## Writes the table of settings into the README.
 
 .PHONY: gen-check
 gen-check: $(VENV)/.installed ## Checks that the committed stubs are those of proto/.
+	@! command -v npm >/dev/null || $(MAKE) --no-print-directory ts-install
 	tests/check_generated.sh
 
 .PHONY: docker-check
@@ -99,4 +123,4 @@ $(PEERS)/.installed: tests/bench/peers/requirements.txt
 
 .PHONY: clean
 clean: ## Removes .venv and all that was made.
-	rm -rf $(VENV) $(PEERS) out build *.egg-info server/*.egg-info client/python/*.egg-info
+	rm -rf $(VENV) $(PEERS) out build *.egg-info server/*.egg-info client/python/*.egg-info $(addprefix $(TS)/,node_modules dist build)

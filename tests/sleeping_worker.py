@@ -65,18 +65,18 @@ def _load(_: WorkerSettings) -> Mapping[str, SleepingPipeline]:
     return {pipeline.info.name: pipeline}
 
 
-def _serve(data_dir: Path, listen: str) -> int:
+def _serve(data_dir: Path, listen: str, http_listen: str) -> int:
     from flashbulb_server.supervisor.data_folder import DataFolder
     from flashbulb_server.supervisor.service import Roles, Service
 
-    settings = Settings.model_validate({"api": {"listen": listen}})
+    settings = Settings.model_validate({"api": {"listen": listen}, "http": {"listen": http_listen}})
     logs.set_up(settings.log, role="serve")
     roles = Roles(worker=(sys.executable, "-m", SleepingService.module, "worker"))
     return asyncio.run(Service(settings, DataFolder(data_dir), announce=print, roles=roles).run())  # type: ignore[arg-type]
 
 
 def _work(ready_file: Path) -> int:
-    from flashbulb_server.app import run_worker
+    from flashbulb_server.app.worker import run_worker
 
     settings = Settings()
     logs.set_up(settings.log, role="worker")
@@ -89,12 +89,13 @@ def main() -> int:
     serve = commands.add_parser("serve")
     serve.add_argument("--data-dir", type=Path, required=True)
     serve.add_argument("--listen", default="127.0.0.1:0")
+    serve.add_argument("--http-listen", default="127.0.0.1:0")
     worker = commands.add_parser("worker")
     worker.add_argument("--ready-file", type=Path, required=True)
     worker.add_argument("--exit-with-parent", action="store_true")
     options = parser.parse_args()
     if options.command == "serve":
-        return _serve(options.data_dir, options.listen)
+        return _serve(options.data_dir, options.listen, options.http_listen)
     if options.exit_with_parent:
         process.exit_with_parent()
     return _work(options.ready_file)

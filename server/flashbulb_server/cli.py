@@ -18,6 +18,7 @@ from pydantic_settings import SettingsError
 
 from flashbulb_server import config
 from flashbulb_server.config import Settings
+from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.observability import logs
 
 app = typer.Typer(name="flashbulb-server", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -25,7 +26,8 @@ app = typer.Typer(name="flashbulb-server", no_args_is_help=True, pretty_exceptio
 _BAD_CONFIGURATION = 2
 
 _ReadyFile = Annotated[
-    Path | None, typer.Option(help="Where to write `{address, pid}` as JSON once the role serves.", dir_okay=False)
+    Path | None,
+    typer.Option(help="Where to write `{address, http_address, pid}` as JSON once the role serves.", dir_okay=False),
 ]
 _ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
@@ -64,12 +66,15 @@ def serve(
         Path, typer.Option(help="Folder of everything that is kept: queue, files, keys, logs.", file_okay=False)
     ] = Path("data"),
     listen: Annotated[str | None, typer.Option(help="`host:port` of the gRPC server, over `api.listen`.")] = None,
+    http_listen: Annotated[
+        str | None, typer.Option(help="`host:port` of the HTTP gateway, over `http.listen`; empty turns it off.")
+    ] = None,
 ) -> None:
     """Runs the whole service on this host: NATS, an S3 server, one api and one worker.
 
     NATS and the S3 server are started unless their addresses are set (FLASHBULB_NATS__URL, FLASHBULB_FILES__ENDPOINT).
     """
-    settings = _settings(listen=listen)
+    settings = _settings(listen=listen, http_listen=http_listen)
     logs.set_up(settings.log, role="serve")
     from flashbulb_server.supervisor.binary import ServerBinaryMissing
     from flashbulb_server.supervisor.data_folder import DataFolder, FolderInUse
@@ -89,7 +94,7 @@ def serve(
 def api(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False) -> None:
     """Runs the api role: takes calls. Many may run; none imports torch."""
     settings = _role_settings("api", exit_with_parent)
-    from flashbulb_server.app import run_api
+    from flashbulb_server.app.api import run_api
 
     raise typer.Exit(run_api(settings, ready_file))
 
@@ -98,7 +103,7 @@ def api(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False
 def worker(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False) -> None:
     """Runs the worker role: draws. One for each accelerator."""
     settings = _role_settings("worker", exit_with_parent)
-    from flashbulb_server.app import run_worker
+    from flashbulb_server.app.worker import run_worker
 
     raise typer.Exit(run_worker(settings, ready_file))
 
@@ -125,6 +130,43 @@ def health(
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
     typer.echo(status)
     raise typer.Exit(0 if status == "SERVING" else 1)
+
+
+@app.command("webhook-keys")
+def webhook_keys(
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Adds a key now that signs in a day, when receivers know it.")
+    ] = False,
+    revoke: Annotated[
+        bool, typer.Option("--revoke", help="Replaces all keys at once, as they are no longer secret.")
+    ] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of a service that `serve` runs, whose NATS is used.", file_okay=False)
+    ] = None,
+) -> None:
+    """Lists the keys that webhooks are signed with, and renews them."""
+    settings = _settings()
+    if settings.webhooks.signing_keys_file is not None:
+        _refuse(["webhooks.signing_keys_file is set: that file is where the keys are renewed"])
+    nats = settings.nats
+    if data_dir is not None:
+        from flashbulb_server.supervisor.data_folder import DataFolder
+
+        found = DataFolder(data_dir).nats()
+        if found is None:
+            _refuse([f"{data_dir} is not the folder of a service that has run"])
+        nats = nats.model_copy(update={"url": found[0], "token": SecretStr(found[1])})
+    from flashbulb_server.api.webhooks.signing import KeyChange
+    from flashbulb_server.app.api import signing_keys
+
+    wanted = KeyChange.REVOKE if revoke else KeyChange.ROTATE if rotate else KeyChange.NONE
+    try:
+        lines = signing_keys(nats, wanted)
+    except StoreUnavailable as err:
+        typer.echo("flashbulb-server: NATS does not answer, or no api has run with it yet", err=True)
+        raise typer.Exit(1) from err
+    for line in lines:
+        typer.echo(line)
 
 
 @app.command("config")
@@ -156,7 +198,7 @@ def _default_text(value: object) -> str:
         value = value.get_secret_value()
     if value is None or value == "" or value == {}:
         return ""
-    return f"`{json.dumps(value) if isinstance(value, bool) else value}`"
+    return f"`{json.dumps(value) if isinstance(value, bool | tuple) else value}`"
 
 
 def _role_settings(role: str, exit_with_parent: bool) -> Settings:
@@ -169,10 +211,11 @@ def _role_settings(role: str, exit_with_parent: bool) -> Settings:
     return settings
 
 
-def _settings(listen: str | None = None) -> Settings:
+def _settings(listen: str | None = None, http_listen: str | None = None) -> Settings:
     """The settings, with the flags over them. Bad ones end the process, all of them listed."""
+    flags = {part: {"listen": text} for part, text in (("api", listen), ("http", http_listen)) if text is not None}
     try:
-        return Settings.model_validate({"api": {"listen": listen}}) if listen else Settings()
+        return Settings.model_validate(flags)
     except ValidationError as err:
         _refuse([_described(problem["loc"], problem["msg"]) for problem in err.errors()], err)
     except (OSError, tomllib.TOMLDecodeError, SettingsError) as err:
@@ -184,7 +227,7 @@ def _described(location: tuple[int | str, ...], message: str) -> str:
     return f"{'.'.join(words)} (FLASHBULB_{'__'.join(words[:2]).upper()}): {message}"
 
 
-def _refuse(problems: list[str], cause: Exception) -> NoReturn:
+def _refuse(problems: list[str], cause: Exception | None = None) -> NoReturn:
     typer.echo("flashbulb-server: the configuration is bad:", err=True)
     for problem in problems:
         typer.echo(f"  {problem}", err=True)

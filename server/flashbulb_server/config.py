@@ -80,6 +80,34 @@ class ApiSettings(_Part):
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key.")
 
 
+class HttpSettings(_Part):
+    """The HTTP and WebSocket gateway of the api role, for fal's clients."""
+
+    listen: str = Field(
+        "127.0.0.1:8080", description="`host:port` of the gateway; port 0 takes a free one, empty turns it off."
+    )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s?#]+)?$",
+        description="Address of the gateway as callers reach it; links in answers begin with it. Default: what the call itself says "
+        "(`X-Forwarded-*`, `Host`).",
+    )
+    max_body_bytes: int = Field(
+        20 * 1024 * 1024,
+        ge=65_536,
+        description="Largest body of a call, in bytes; a data URI of a picture of 10 MiB fits. Uploads have limits of their own.",
+    )
+    proxy_key_id: str = Field(
+        "",
+        description="Id of the key that calls through `/api/fal/proxy` act as when they bring none. Default: they need one of their own.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        ("*",),
+        description="Origins of web pages that may call, as JSON in the environment; `*` is any, since calls need a key; with `proxy_key_id` "
+        "name your own, or any page that somebody opens can call at that key's expense.",
+    )
+
+
 class QueueSettings(_Part):
     """The durable queue."""
 
@@ -103,7 +131,7 @@ class WorkerSettings(_Part):
 
     listen: str = Field(
         "127.0.0.1:0",
-        description="Where EngineService listens for the api: `unix:<path>` on one host, `host:port` in a cluster.",
+        description="Where it listens for the api: `unix:<path>` on one host, `host:port` in a cluster.",
     )
     advertise: str = Field("", description="Address told to the api, when it is not the one listened on.")
     worker_class: str = Field("default", pattern=r"^[a-z0-9-]{1,32}$", description="Which queue it takes from.")
@@ -135,10 +163,15 @@ class WorkerSettings(_Part):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type that the networks compute in; `auto` is float32 on a CPU and float16 on CUDA."
     )
-    backend: Literal["auto", "eager", "openvino"] = Field(
+    backend: Literal["auto", "eager", "openvino", "compile"] = Field(
         "auto",
-        description="What runs the networks: torch (`eager`), or OpenVINO on a CPU; `auto` takes OpenVINO where it is installed and draws "
-        "the same.",
+        description="What runs the networks: torch (`eager`), OpenVINO on a CPU, or torch.compile, which needs a C++ compiler and minutes "
+        "at start and on CUDA records a graph for every batch size; `auto` takes OpenVINO on a CPU where it is installed, and torch elsewhere.",
+    )
+    quantize: Literal["none", "w8a8"] = Field(
+        "none",
+        description="8-bit numbers in the UNet, on OpenVINO with NNCF installed: faster on processors that multiply bytes, less exact, and "
+        "stated as APPROX in every result.",
     )
     tiny_decoders: Mapping[str, Path] = Field(
         default_factory=dict,
@@ -151,6 +184,50 @@ class WorkerSettings(_Part):
         description="Whether callers may name input pictures by URLs on private addresses; off, as it lets them look into your network.",
     )
     drain_seconds: float = Field(20, ge=0, description="Seconds that drawings may go on after SIGTERM.")
+
+
+class WebhookSettings(_Part):
+    """Webhooks, which the api role delivers."""
+
+    allow_private_targets: bool = Field(
+        False,
+        description="Whether webhooks may go to private addresses; off, as it lets callers post into your network.",
+    )
+    retry_seconds: tuple[Annotated[float, Field(gt=0, le=86_400)], ...] = Field(
+        (5, 15, 45, 120, 300, 600, 1200, 1800, 3000),
+        max_length=31,
+        description="Seconds before each further attempt, as JSON in the environment, each a tenth longer or shorter by chance. The default "
+        "makes 10 attempts in about 2 hours.",
+    )
+    first_timeout_seconds: float = Field(15, gt=0, le=600, description="Seconds that a receiver may take at first.")
+    retry_timeout_seconds: float = Field(
+        120, gt=0, le=600, description="Seconds that a receiver may take at later attempts."
+    )
+    concurrency: int = Field(256, ge=1, le=1000, description="Deliveries at once, of each api.")
+    concurrency_per_target: int = Field(
+        8,
+        ge=1,
+        le=1000,
+        description="Deliveries at once to one `host:port`, of each api, so that a slow one does not hold up the others.",
+    )
+    max_waiting: int = Field(
+        100_000,
+        ge=1,
+        description="Webhooks that may wait in the queue; those of further requests are queued once there is room.",
+    )
+    lease_seconds: float = Field(
+        30, ge=0.5, description="Seconds without a sign of life after which an api's delivery is another one's."
+    )
+    signing_keys_file: Path | None = Field(
+        None,
+        description="PEM file of private Ed25519 keys: the first signs, the others are published as well. Default: keys that the service "
+        "makes, keeps in NATS and replaces by itself.",
+    )
+    rotate_days: float = Field(
+        90,
+        ge=0,
+        description="Days that a key of the service's own signs before the next one does; 0 keeps it for ever.",
+    )
 
 
 class LogSettings(_Part):
@@ -168,8 +245,10 @@ class Settings(BaseSettings):
     nats: NatsSettings = NatsSettings()
     files: FilesSettings = FilesSettings()
     api: ApiSettings = ApiSettings()
+    http: HttpSettings = HttpSettings()
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

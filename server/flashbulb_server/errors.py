@@ -15,6 +15,7 @@
     ├── Precondition              do something else first
     │   ├── RequestNotFinished
     │   ├── IdempotencyKeyReused
+    │   ├── NoWebhook
     │   ├── EndpointUnavailable
     │   └── SafetyCheckerUnavailable
     ├── Busy                      wait, then try again
@@ -37,6 +38,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -44,10 +46,16 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """What is wrong with one field. `field` is its path in the input, such as `image_size.width`."""
+    """What is wrong with one field. `field` is its path in the input, such as `image_size.width`.
+
+    `type` names the kind of mistake as pydantic and fal do; `limits` are the numbers or names that were to be kept to, such as `{"ge": 1}`.
+    They say in parts what `description` says in words, and are no part of what makes two violations equal.
+    """
 
     field: str
     description: str
+    type: str = dataclasses.field(default="value_error", compare=False)
+    limits: Mapping[str, object] = dataclasses.field(default_factory=dict, compare=False)
 
 
 class FlashbulbError(Exception):
@@ -75,12 +83,12 @@ class InvalidRequest(FlashbulbError):
 
 
 class BadImage(FlashbulbError):
-    """A picture that was given cannot be had or read. `field` is its path in the input, such as `image_url`."""
+    """A picture that was given cannot be had (`type` is then file_download_error) or read. `field` is its path in the input."""
 
     reason = "BAD_IMAGE"
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}", metadata={"field": field, "problem": problem})
+    def __init__(self, field: str, problem: str, type: str = "image_load_error") -> None:
+        super().__init__(f"{field}: {problem}", metadata={"field": field, "problem": problem, "type": type})
 
 
 class Unauthenticated(FlashbulbError):
@@ -124,7 +132,7 @@ class TokenForbids(Forbidden):
     reason = "TOKEN_FORBIDS"
 
     def __init__(self, wanted: str, allowed: Sequence[str]) -> None:
-        names = ", ".join(sorted(allowed))
+        names = ", ".join(sorted(allowed)) or "nothing"
         super().__init__(
             f"the token is good for {names}, not for {wanted}", metadata={"wanted": wanted, "allowed": names}
         )
@@ -178,6 +186,15 @@ class IdempotencyKeyReused(Precondition):
             f"the idempotency key belongs to request {request_id!r}, which has another input",
             metadata={"request_id": request_id},
         )
+
+
+class NoWebhook(Precondition):
+    """The request was submitted without a webhook."""
+
+    reason = "NO_WEBHOOK"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"request {request_id!r} has no webhook", metadata={"request_id": request_id})
 
 
 class EndpointUnavailable(Precondition):

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from tests.bench import overhead, realtime, whole
+from tests.bench import gateway, in_flight, overhead, realtime, whole
 from tests.bench.figures import Figure, Report
 
 _HERE = Path(__file__).parent
@@ -33,9 +33,13 @@ itself. A load average above 0.3 before a section means that others used the mac
 1. Added time is over the engine's own, measured alone: sleeping, and making the file after the sleep.
 2. mosec is listed apart: its HTTP server is Rust, and its worker Python.
 3. After realtime runs the next one waits 2.5 s: for half a second after a session's last frame the engine gives other work small calls only.
+4. One caller is served by all in turn, ten calls each, the engine by itself in between; a call before each turn is not counted.
+5. Peers take a text and give bytes. This service also reads who calls, checks every field, passes through two processes and tells what
+   the picture was made of.
 """
 _QUICK_OVERHEAD = overhead.Plan(closed=0.2, open=0.3, repetitions=1, rest=0)
 _QUICK_REALTIME = realtime.Plan(seconds=1.5, warm=0.3, repetitions=1, sessions=(1, 2), queued=20, deaf_seconds=1.5)
+_QUICK_GATEWAY = gateway.Plan(seconds=0.2, repetitions=2, clients=20, polling=1.0)
 
 
 def main() -> int:
@@ -77,12 +81,20 @@ async def _realtime(_: Path, options: argparse.Namespace) -> Report:
     return await realtime.sessions(_QUICK_REALTIME if options.quick else realtime.Plan())
 
 
+async def _in_flight(_: Path, options: argparse.Namespace) -> Report:
+    return await in_flight.in_flight(_QUICK_REALTIME if options.quick else realtime.Plan())
+
+
 async def _mixed(_: Path, options: argparse.Namespace) -> Report:
     return await realtime.beside_queue(_QUICK_REALTIME if options.quick else realtime.Plan())
 
 
 async def _slow(_: Path, options: argparse.Namespace) -> Report:
     return await realtime.slow_reader(_QUICK_REALTIME if options.quick else realtime.Plan())
+
+
+async def _gateway(folder: Path, options: argparse.Namespace) -> Report:
+    return await gateway.measure(folder, _QUICK_GATEWAY if options.quick else gateway.Plan())
 
 
 async def _pipeline(folder: Path, options: argparse.Namespace) -> Report:
@@ -105,13 +117,15 @@ async def _pipeline(folder: Path, options: argparse.Namespace) -> Report:
 SECTIONS: dict[str, Callable[[Path, argparse.Namespace], Awaitable[Report]]] = {
     "overhead": _overhead,
     "realtime": _realtime,
+    "in-flight": _in_flight,
     "mixed": _mixed,
     "slow-reader": _slow,
+    "gateway": _gateway,
     "service": _whole,
     "pipeline": _pipeline,
 }
 
-QUICK_SECTIONS = ("overhead", "realtime", "mixed", "slow-reader", "service")
+QUICK_SECTIONS = ("overhead", "realtime", "in-flight", "mixed", "slow-reader", "gateway", "service")
 
 
 def _options() -> argparse.Namespace:

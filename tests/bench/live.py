@@ -43,9 +43,14 @@ class Seen:
 
 
 class Editor:
-    """A caller that changes its prompt `EDITS_PER_SECOND` times a second, at times that do not depend on the answers."""
+    """A caller that changes its prompt `edits` times a second, at times that do not depend on the answers.
 
-    def __init__(self, call: Stubs, key: str) -> None:
+    `in_flight`: frames that it asks to be drawn at once.
+    """
+
+    def __init__(self, call: Stubs, key: str, *, edits: int = EDITS_PER_SECOND, in_flight: int = 1) -> None:
+        self._edits = edits
+        self._in_flight = in_flight
         self._stream = call.realtime.Connect(metadata=auth(key))
         self._sent: dict[int, float] = {}
         self.seen = Seen()
@@ -77,8 +82,8 @@ class Editor:
 
     async def send(self, seconds: float, started: float) -> None:
         """Edits at their times."""
-        for number in range(round(seconds * EDITS_PER_SECOND)):
-            await asyncio.sleep(max(0.0, started + number / EDITS_PER_SECOND - time.perf_counter()))
+        for number in range(round(seconds * self._edits)):
+            await asyncio.sleep(max(0.0, started + number / self._edits - time.perf_counter()))
             changes = input_pb2.GenerationInput()
             changes.fast_lcm_text_to_image.prompt = f"a red apple, edit {number}"
             self._sent[number + 1] = time.perf_counter()
@@ -86,8 +91,8 @@ class Editor:
             await self._stream.write(realtime_pb2.ConnectRequest(frame=frame))
 
     async def _open(self) -> None:
-        defaults = picture(steps=STEPS)
-        await self._stream.write(realtime_pb2.ConnectRequest(open=realtime_pb2.OpenSession(defaults=defaults)))
+        wish = realtime_pb2.OpenSession(defaults=picture(steps=STEPS), max_frames_in_flight=self._in_flight)
+        await self._stream.write(realtime_pb2.ConnectRequest(open=wish))
         opened = await self._stream.read()
         assert opened.WhichOneof("message") == "opened", opened
 

@@ -29,6 +29,12 @@ class Run:
     rate: float
     cpu: float
 
+    @classmethod
+    def of(cls, latencies: Sequence[float], taken: float, spent: float) -> Run:
+        """Of latencies in seconds that came in `taken` seconds and cost `spent` processor seconds."""
+        p50, p95, p99 = (percentile(latencies, share) * 1000 for share in (50, 95, 99))
+        return cls(p50, p95, p99, len(latencies) / taken, spent / len(latencies) * 1000)
+
 
 async def closed_loop(call: Call, concurrency: int, seconds: float) -> tuple[list[float], float]:
     """`concurrency` callers, each with one call at a time. Gives latencies in seconds and the time taken."""
@@ -76,9 +82,7 @@ async def measured(pid: int, load: Awaitable[tuple[list[float], float]]) -> Run:
     """A load on the server whose first process is `pid`."""
     before = processor_seconds(pid)
     latencies, taken = await load
-    spent = processor_seconds(pid) - before
-    p50, p95, p99 = (percentile(latencies, share) * 1000 for share in (50, 95, 99))
-    return Run(p50, p95, p99, len(latencies) / taken, spent / len(latencies) * 1000)
+    return Run.of(latencies, taken, processor_seconds(pid) - before)
 
 
 def processor_seconds(pid: int) -> float:
@@ -114,9 +118,15 @@ async def http_caller(port: int, path: str, body: bytes) -> AsyncIterator[Call]:
     free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def call() -> None:
-        reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port, limit=2**20)
-        writer.write(message)
-        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        try:
+            reader, writer = free.pop() if free else await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+            writer.write(message)
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        except (asyncio.IncompleteReadError, ConnectionError):  # the server closed it while it was idle
+            free.clear()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
+            writer.write(message)
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert answer.startswith(b"http/1.1 200"), answer
         await reader.readexactly(int(answer.partition(b"content-length:")[2].split(b"\r\n")[0]))
         free.append((reader, writer))

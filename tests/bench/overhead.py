@@ -3,7 +3,10 @@
 1. The engine's time is that of sleeping and of making the JPEG file, measured without any server in every repetition. The rest is
    added by the server and by its client, which is of the same kind for all: grpc.aio, or the least that HTTP/1.1 needs.
 2. Peers are set up for their best: one that batches by waiting is measured without batches where there is one caller.
-3. Runs of all are interleaved, in a new random order in every repetition.
+3. Runs of all are interleaved, in a new random order in every repetition. One caller is served by all in turn, ten calls each, with the
+   engine by itself in between: what else the machine does then falls on all alike.
+4. What is compared is not the same work. Peers and floor take a text and give bytes; this service reads who calls, checks every field,
+   passes through two processes, and answers with what the picture was made of.
 """
 
 from __future__ import annotations
@@ -20,13 +23,19 @@ from pathlib import Path
 
 from flashbulb_server.worker.encode import encode
 from tests.bench.figures import Figure, Report, Table, at_most, spread
-from tests.bench.load import Call, Run, arrivals, closed_loop, measured, open_loop
+from tests.bench.load import Call, Run, arrivals, closed_loop, measured, open_loop, processor_seconds
 from tests.bench.targets import MAX_BATCH, NOT_PYTHON, PEERS, PEERS_INSTALLED, Target, floor, ours, peer
 from tests.sleeping_worker import SIDE, SleepingService, noise
 
 SECONDS = 0.02
 CAPACITY = MAX_BATCH / (SECONDS * (0.35 + 0.65 * MAX_BATCH))
 """Pictures a second of an engine whose calls are always full."""
+
+_TURN = 10
+"""Calls of one server, when one caller calls all in turn."""
+
+_PAUSE = 0.02
+"""Seconds between turns, in which a server ends what it does after an answer."""
 
 _ALONE, _FEW, _MANY, _LIGHT, _HEAVY = (
     "1 caller",
@@ -35,6 +44,9 @@ _ALONE, _FEW, _MANY, _LIGHT, _HEAVY = (
     "open, 0.3 of capacity",
     "open, 0.7 of capacity",
 )
+
+
+_PICTURE = noise()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +106,15 @@ async def _runs(
     engines = []
     chance = random.Random(0)
     for repetition in range(plan.repetitions):
-        tasks = [(target, _ALONE) for target in targets["alone"]]
-        tasks += [(target, load) for target in targets["more"] for load in (_FEW, _MANY, _LIGHT, _HEAVY)]
+        alone, engine = await _in_turn(targets["alone"], plan.closed, chance)
+        engines.append(engine)
+        for name, run in alone.items():
+            runs.setdefault((name, _ALONE), []).append(run)
+        tasks = [(target, load) for target in targets["more"] for load in (_FEW, _MANY, _LIGHT, _HEAVY)]
         chance.shuffle(tasks)
-        engines.append(_engine_time(plan.closed))
         for target, load in tasks:
             async with target.open() as call:
-                await closed_loop(
-                    call, {_ALONE: 1, _FEW: 4}.get(load, 16), min(0.5, plan.closed / 4)
-                )  # connections, caches
+                await closed_loop(call, 4 if load == _FEW else 16, min(0.5, plan.closed / 4))  # connections, caches
                 run = await measured(target.pid, _load(call, load, plan, repetition))
             runs.setdefault((target.name, load), []).append(run)
             await asyncio.sleep(plan.rest if target.live else 0)
@@ -110,20 +122,47 @@ async def _runs(
 
 
 def _load(call: Call, load: str, plan: Plan, repetition: int) -> Awaitable[tuple[list[float], float]]:
-    if load in (_ALONE, _FEW, _MANY):
-        return closed_loop(call, {_ALONE: 1, _FEW: 4, _MANY: 16}[load], plan.closed)
+    if load in (_FEW, _MANY):
+        return closed_loop(call, 4 if load == _FEW else 16, plan.closed)
     share = 0.3 if load == _LIGHT else 0.7
     return open_loop(call, arrivals(share * CAPACITY, plan.open, seed=repetition))
 
 
-def _engine_time(seconds: float) -> float:
-    """Milliseconds of one picture without a server."""
-    picture, times, end = noise(), [], time.perf_counter() + seconds
-    while (started := time.perf_counter()) < end:
-        time.sleep(SECONDS)
-        encode(picture, width=SIDE, height=SIDE, format="jpeg")
-        times.append((time.perf_counter() - started) * 1000)
-    return statistics.median(times)
+async def _in_turn(targets: Sequence[Target], seconds: float, chance: random.Random) -> tuple[dict[str, Run], float]:
+    """One caller of all, `seconds` of each; and the median of the engine by itself, in milliseconds."""
+    latencies: dict[str, list[float]] = {target.name: [] for target in targets}
+    spent = dict.fromkeys(latencies, 0.0)
+    engine: list[float] = []
+    async with contextlib.AsyncExitStack() as stack:
+        calls = [(target, await stack.enter_async_context(target.open())) for target in targets]
+        for _, call in calls:
+            await closed_loop(call, 1, min(0.5, seconds / 4))  # connections, caches
+        end = time.perf_counter() + seconds * len(targets)
+        while time.perf_counter() < end or not engine:
+            for target, call in chance.sample(calls, len(calls)):
+                await asyncio.sleep(_PAUSE)
+                await call()  # not counted: who has been idle may have closed the connection
+                before = processor_seconds(target.pid)
+                for _ in range(_TURN):
+                    latencies[target.name].append(await _timed(call))
+                spent[target.name] += processor_seconds(target.pid) - before
+            engine += [_engine_alone() for _ in range(_TURN)]
+    runs = {name: Run.of(found, sum(found), spent[name]) for name, found in latencies.items()}
+    return runs, statistics.median(engine) * 1000
+
+
+async def _timed(call: Call) -> float:
+    started = time.perf_counter()
+    await call()
+    return time.perf_counter() - started
+
+
+def _engine_alone() -> float:
+    """Seconds of one picture without a server."""
+    started = time.perf_counter()
+    time.sleep(SECONDS)
+    encode(_PICTURE, width=SIDE, height=SIDE, format="jpeg")
+    return time.perf_counter() - started
 
 
 def _alone(runs: Mapping[tuple[str, str], list[Run]], engine: float) -> Table:

@@ -41,7 +41,7 @@ class Plan:
     repetitions: int = 3
     sessions: tuple[int, ...] = (1, 2, 4, 8)
     queued: int = 600
-    deaf_seconds: float = 20.0
+    deaf_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +77,23 @@ class Together:
 
 
 @asynccontextmanager
-async def _service() -> AsyncIterator[tuple[SleepingService, Stubs]]:
+async def service() -> AsyncIterator[tuple[SleepingService, Stubs]]:
+    """A service around the sleeping engine."""
     with TemporaryDirectory(prefix="flashbulb-bench-") as folder:
-        service = SleepingService(Path(folder), seconds=SECONDS, LOG__LEVEL="WARNING")
-        await asyncio.to_thread(service.start)
+        running = SleepingService(Path(folder), seconds=SECONDS, LOG__LEVEL="WARNING")
+        await asyncio.to_thread(running.start)
         try:
-            async with calling(service.address) as call:
-                yield service, call
+            async with calling(running.address) as call:
+                yield running, call
         finally:
-            await asyncio.to_thread(service.stop, signal.SIGKILL)
+            await asyncio.to_thread(running.stop, signal.SIGKILL)
 
 
 async def sessions(plan: Plan) -> Report:
     """One session and more, the service to themselves."""
     report = Report(f"Realtime: {EDITS_PER_SECOND} edits/s in each session, {STEPS} steps of {SECONDS * 1000:g} ms")
     runs: dict[int, list[Together]] = {count: [] for count in plan.sessions}
-    async with _service() as (_, call):
+    async with service() as (_, call):
         await edit_together(call, 1, plan.warm)
         chance = random.Random(0)
         for _ in range(plan.repetitions):
@@ -142,7 +143,7 @@ async def beside_queue(plan: Plan) -> Report:
     chance = random.Random(0)
     for _ in range(plan.repetitions):
         for kind in chance.sample(tuple(runs), 2):
-            async with _service() as (_, call):
+            async with service() as (_, call):
                 await edit_together(call, 1, plan.warm)
                 if kind == "full":
                     await fill_queue(call, plan.queued)
@@ -174,11 +175,11 @@ async def slow_reader(plan: Plan) -> Report:
     beside: list[Together] = []
     grown: list[float] = []
     for _ in range(max(1, plan.repetitions - 1)):
-        async with _service() as (service, call), calling(service.address) as other:
+        async with service() as (running, call), calling(running.address) as other:
             await edit_together(call, 2, plan.warm)
             both = await edit_together(call, 2, plan.seconds)
             alone.append(Together.of(both[:1]))
-            growth = Growth(service.child("api"))
+            growth = Growth(running.child("api"))
             _, seen, taken = await asyncio.gather(
                 growth.watch(plan.deaf_seconds),
                 Editor(call, SPARE_KEYS[0]).edit(plan.deaf_seconds),

@@ -21,7 +21,21 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_quick_run_measures_every_serving_section(tmp_path: Path) -> None:
-    sections = ("overhead", "realtime", "mixed", "slow-reader")
+    figures = quick_run(tmp_path, ("overhead", "realtime", "in-flight", "mixed", "slow-reader"))
+    assert figures["Generate, added p50"] > 0
+    assert figures["one session, age p50 in engine times"] > 1
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_quick_run_measures_the_gateway(tmp_path: Path) -> None:
+    figures = quick_run(tmp_path, ("gateway",))
+    assert "run over Generate, added p50" in figures
+    assert figures["20 clients polling every 100 ms, share of one core"] > 0
+
+
+def quick_run(tmp_path: Path, sections: tuple[str, ...]) -> dict[str, float]:
+    """The figures of some sections, which are written as well."""
     command = (
         sys.executable,
         "-m",
@@ -39,10 +53,9 @@ def test_quick_run_measures_every_serving_section(tmp_path: Path) -> None:
     assert set(results) == set(sections)
     figures = {figure["name"]: figure["value"] for section in results.values() for figure in section["figures"]}
     assert all(math.isfinite(value) for value in figures.values()), figures
-    assert figures["Generate, added p50"] > 0
-    assert figures["one session, age p50 in engine times"] > 1
     page = (tmp_path / "RESULTS.md").read_text()
     assert all(section["markdown"] in page for section in results.values())
+    return figures
 
 
 def test_together_tells_age_fairness_and_waste() -> None:

@@ -19,7 +19,7 @@ WARM_UP = 10
 
 async def measure(folder: Path, scale: float) -> Report:
     """The section. `scale`: share of the usual repetitions."""
-    service = RunningService(folder, LOG__LEVEL="WARNING")
+    service = RunningService(folder, LOG__LEVEL="WARNING", WORKER__BACKEND="auto")
     service.start()
     try:
         figures = await _figures(service, scale)

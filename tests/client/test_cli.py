@@ -176,6 +176,19 @@ def test_status_watch_follows_to_the_end(run, server, as_json):
         assert lines == ["running", "step 1 of 4", "succeeded"]
 
 
+def test_a_webhook_is_asked_for_shown_and_asked_for_again(run, server):
+    message = scripted.request(state=SUCCEEDED)
+    message.webhook.state = queue_pb2.WebhookDelivery.STATE_GAVE_UP
+    server.expect("Submit", submitted())
+    server.expect("GetStatus", queue_pb2.GetStatusResponse(request=message))
+    server.expect("RedeliverWebhook", *[queue_pb2.RedeliverWebhookResponse(request=message)] * 2)
+    assert run("submit", "a red apple", "--webhook", "https://example.org/hook").exit_code == 0
+    assert server.requests("Submit")[0].webhook_url == "https://example.org/hook"
+    assert run("status", "r1").stdout == "succeeded, webhook gave up\n"
+    assert run("redeliver", "r1").stdout == "succeeded, webhook gave up\n"
+    assert json.loads(run("redeliver", "r1", "--json").stdout)["webhook"]["state"] == "gave_up"
+
+
 def test_cancel_says_what_it_did(run, server):
     already = queue_pb2.CancelResponse(previous_state=SUCCEEDED, request=scripted.request(state=SUCCEEDED))
     server.expect("Cancel", CANCELLED, already, CANCELLED)

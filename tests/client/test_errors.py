@@ -30,6 +30,7 @@ EXPECTED = {
     "FILE_NOT_FOUND": ("NOT_FOUND", flashbulb.FileNotFound),
     "REQUEST_NOT_FINISHED": ("FAILED_PRECONDITION", flashbulb.NotFinished),
     "IDEMPOTENCY_KEY_REUSED": ("FAILED_PRECONDITION", flashbulb.IdempotencyKeyReused),
+    "NO_WEBHOOK": ("FAILED_PRECONDITION", flashbulb.NoWebhook),
     "QUEUE_FULL": ("RESOURCE_EXHAUSTED", flashbulb.QueueFull),
     "WORKERS_BUSY": ("RESOURCE_EXHAUSTED", flashbulb.WorkersBusy),
     "NO_WORKER": ("UNAVAILABLE", flashbulb.Unavailable),

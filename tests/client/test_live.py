@@ -75,6 +75,7 @@ def test_a_picture_for_every_line(run, server):
     assert Path("new/folder/live.jpeg").read_bytes() == b"b"
     assert prompts(server.calls[0]) == ["a", "b"]
     opening = server.calls[0].request[0].open
+    assert (opening.max_frames_in_flight, opening.HasField("similar_image_threshold")) == (1, False)
     defaults = opening.defaults.fast_lcm_text_to_image
     assert (defaults.image_size.dimensions.width, defaults.num_inference_steps, defaults.seed) == (64, 2, 7)
     assert (defaults.prompt, opening.frame_policy) == ("", realtime_pb2.FRAME_POLICY_ALL)
@@ -118,6 +119,28 @@ def test_a_bad_line_is_said_and_the_next_one_drawn(run, server, as_json):
     assert done.exit_code == 2
     assert "error: too rude" in done.stderr or json.loads(done.stdout.splitlines()[0])["error"]["message"] == "too rude"
     assert Path("live.jpeg").read_bytes() == b"kind"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_line_whose_picture_is_similar_is_no_error(run, server, as_json):
+    def converse(requests):
+        next(requests)
+        yield opened()
+        frames = (request.frame for request in requests if request.WhichOneof("message") == "frame")
+        yield drawn(next(frames))
+        yield not_drawn(next(frames).frame_id, "SIMILAR")
+        for _ in requests:
+            pass
+
+    server.expect("Connect", converse)
+    options = ["--max-in-flight", "2", "--similar-threshold", "0.02", *["--json"] * as_json]
+    done = run(*options, lines="a\na\n")
+    assert (done.exit_code, done.stderr) == (0, "")
+    opening = server.calls[0].request[0].open
+    assert (opening.max_frames_in_flight, opening.similar_image_threshold) == (2, 0.02)
+    if as_json:
+        told = json.loads(done.stdout.splitlines()[1])
+        assert (told["reason"], told["error"]) == ("similar", None)
 
 
 def test_an_idle_session_is_opened_again(server, tmp_path):

@@ -49,7 +49,7 @@ def test_older_frames_are_not_waited_for_and_may_have_been_refused():
 def test_a_known_answer_changes_nothing():
     box = outbox(prompt="a")
     assert box.drawn(7) == (None, [])
-    assert box.dropped(7, known=False) is None
+    assert box.dropped(7, known=False) == (None, [])
     box.put(1, {}, 0.0)
     assert take(box) == (1, {})
 
@@ -66,6 +66,53 @@ def test_a_new_connection_gets_everything_under_new_numbers(newest, again, old):
     assert box.reopen() == old
     assert [take(box) for _ in again] == [(3 + index, fields) for index, fields in enumerate(again)]
     assert box.unanswered == len(again)
+
+
+@pytest.mark.parametrize(
+    ("newest", "again", "old"),
+    [
+        (True, {4: {"prompt": "c", "guidance_scale": 2.0, "seed": 1}}, [2]),
+        (False, {4: {"prompt": "a", "guidance_scale": 2.0, "seed": 1}, 5: {"prompt": "c"}}, []),
+    ],
+)
+def test_frames_sent_after_a_refused_one_are_sent_again_in_full(newest, again, old):
+    box = outbox(newest, prompt="a")
+    sent = []
+    for number, changes in ((1, {"seed": 1, "num_images": 99}), (2, {"guidance_scale": 2.0}), (3, {"prompt": "c"})):
+        box.put(number, changes, 0.0)
+        sent.append(take(box))
+    assert sent[1:] == [(2, {"guidance_scale": 2.0}), (3, {"prompt": "c"})]
+    error = InvalidInput("bad", violations=[FieldViolation("num_images", "")])
+    frame, dropped = box.dropped(1, known=False, error=error)
+    assert (frame.frame_id, dropped) == (1, old)
+    assert [take(box) for _ in again] == list(again.items())
+    assert box.drawn(3) == (None, []), "it was drawn without the seed"
+    assert box.dropped(2, known=False) == (None, [])
+    assert [box.drawn(number)[0].frame_id for number in again] == [2, 3][-len(again) :]
+    box.put(4, {}, 0.0)
+    assert take(box)[1] == {}
+
+
+def test_what_waits_goes_in_the_place_of_frames_sent_after_a_refused_one():
+    box = outbox(prompt="a")
+    for number in (1, 2):
+        box.put(number, {"seed": number}, 0.0)
+        take(box)
+    box.put(3, {"prompt": "c"}, 0.0)
+    frame, old = box.dropped(1, known=False)
+    assert (frame.frame_id, old) == (1, [2])
+    assert take(box) == (3, {"prompt": "c", "seed": 2})
+    assert box.delay(0.0) is None
+
+
+def test_frames_sent_after_one_that_the_server_kept_are_waited_for():
+    box = outbox(prompt="a")
+    for number in (1, 2):
+        box.put(number, {"seed": number}, 0.0)
+        take(box)
+    frame, old = box.dropped(1, known=True)
+    assert (frame.frame_id, old) == (1, [])
+    assert box.drawn(2)[0].frame_id == 2
 
 
 def test_throttle_holds_all_but_the_first():

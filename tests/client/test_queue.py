@@ -186,6 +186,38 @@ async def test_a_status_holds_all_that_the_server_says(client, server):
     assert status.logs[0].message == "started"
 
 
+async def test_a_webhook_is_asked_for_followed_and_asked_for_again(client, server):
+    message = scripted.request("r1", SUCCEEDED)
+    message.webhook.url_host, message.webhook.state = "example.org", queue_pb2.WebhookDelivery.STATE_PENDING
+    message.webhook.next_attempt_time.FromDatetime(datetime(2030, 1, 1, tzinfo=UTC))
+    attempt = message.webhook.attempts.add(status_code=503, error="the receiver answered 503")
+    attempt.attempt_time.FromDatetime(datetime(2029, 12, 31, tzinfo=UTC))
+    server.expect("Submit", submitted("r1"))
+    server.expect("GetStatus", queue_pb2.GetStatusResponse(request=message))
+    server.expect("RedeliverWebhook", queue_pb2.RedeliverWebhookResponse(request=message))
+
+    handle = await client.submit(prompt="x", webhook_url="https://example.org/hook")
+    status = await handle.status()
+    again = await client.redeliver_webhook("r1")
+
+    assert handle.submitted.webhook is None
+    assert server.requests("Submit")[0].webhook_url == "https://example.org/hook"
+    assert status.webhook == flashbulb.WebhookDelivery(
+        "example.org",
+        "pending",
+        (flashbulb.WebhookAttempt(datetime(2029, 12, 31, tzinfo=UTC), 503, "the receiver answered 503"),),
+        datetime(2030, 1, 1, tzinfo=UTC),
+    )
+    assert server.requests("RedeliverWebhook")[0].request_id == "r1"
+    assert again == status
+
+
+async def test_a_request_without_a_webhook_has_none_to_send_again(client, server):
+    server.expect("RedeliverWebhook", failure("FAILED_PRECONDITION", "NO_WEBHOOK", "request r1 has no webhook"))
+    with pytest.raises(flashbulb.NoWebhook):
+        await client.redeliver_webhook("r1")
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "expected"),
     [

@@ -73,6 +73,7 @@ async def test_a_picture_follows_a_send(client, server):
     assert 0 < frame.latency < LIMIT
     opening = server.calls[0].request[0].open
     assert (opening.max_fps, opening.frame_policy) == (30, realtime_pb2.FRAME_POLICY_NEWEST)
+    assert (opening.max_frames_in_flight, opening.HasField("similar_image_threshold")) == (1, False)
     assert opening.defaults.fast_lcm_text_to_image.seed == 7
     assert server.calls[0].metadata["authorization"] == f"Key {KEY}"
 
@@ -102,6 +103,29 @@ async def test_pictures_travel_inline(client, server, tmp_path):
     assert PIL.Image.open(io.BytesIO(sent[0].content)).getpixel((9, 9)) == (255, 0, 0)
     assert sent[1].content == path.read_bytes()
     assert sent[2].uri == "https://x/p.png"
+
+
+async def test_a_frame_that_is_similar_is_told_and_its_changes_are_known(client, server):
+    def script(frames):
+        frames = iter(frames)
+        yield drawn(next(frames))
+        yield not_drawn(next(frames).frame_id, "SIMILAR")
+        yield drawn(next(frames))
+
+    server.expect("Connect", after_opening(script))
+    endpoint = "fast-lcm-diffusion/image-to-image"
+    options = {"max_in_flight": 3, "similar_threshold": 0.0, "notices": True}
+    async with client.realtime(endpoint, prompt="a", **options) as session:
+        items = aiter(session)
+        for source in (b"\x89PNG1", b"\x89PNG2", None):
+            await session.send(image_url=source)
+            item = await anext(items)
+            assert isinstance(item, Dropped) is (source == b"\x89PNG2")
+        opening = server.calls[0].request[0].open
+        assert (opening.max_frames_in_flight, opening.similar_image_threshold) == (3, 0.0)
+        assert opening.HasField("similar_image_threshold")
+    sent = [frame.changes.fast_lcm_image_to_image.ListFields() for frame in frames_of(server.calls[0])]
+    assert [len(fields) for fields in sent] == [1, 1, 0], "it is not sent again"
 
 
 async def test_a_slow_server_gets_the_newest(client, server):
@@ -303,6 +327,36 @@ async def test_a_bad_frame_is_said_and_taken_back(client, server):
     assert (frame.images[0].content, frame.seed) == (b"b", 7)
 
 
+async def test_a_frame_sent_after_a_bad_one_is_sent_again_and_its_first_picture_only_acknowledged(client, server):
+    bad = failure("INVALID_ARGUMENT", "INVALID_INPUT", "bad", violations=[("changes.num_images", "too many")])
+    acks = []
+
+    def converse(requests):
+        next(requests)
+        yield opened()
+        again = None
+        for request in requests:
+            if request.WhichOneof("message") == "ack":
+                acks.append(request.ack.frame_id)
+            elif request.frame.frame_id == 2:
+                yield not_drawn(1, "INVALID", error=bad)
+                yield drawn(request.frame)  # without the seed of the frame before
+            elif request.frame.frame_id == 3:
+                again = request.frame
+            if again is not None and 2 in acks:  # a server that holds back
+                yield drawn(again)
+                again = None
+
+    server.expect("Connect", converse)
+    async with client.realtime(prompt="a", seed=4) as session:
+        await session.send(seed=5, num_images=99)
+        await until(lambda: len(server.calls[0].request) == 2)
+        await session.send(guidance_scale=2.0)
+        frame = await session.latest()
+        assert (frame.frame_id, frame.seed) == (2, 5)
+        await until(lambda: acks == [2, 3])
+
+
 async def test_a_frame_that_failed_ends_nothing(client, server, caplog):
     def script(frames):
         frames = iter(frames)
@@ -331,8 +385,18 @@ async def test_what_is_no_input_is_refused_before_it_is_sent(client, server, tmp
             await session.send(promt="a")
         with pytest.raises(flashbulb.InvalidInput, match="prompt: cannot be made empty"):
             await session.send(prompt="")
-        await session.send(negative_prompt="")  # it was
-        assert (await session.latest()).frame_id == 1
+        assert await session.send(negative_prompt="") == 1
+
+
+async def test_a_text_is_made_empty_again(client, server):
+    server.expect("Connect", drawing)
+    async with client.realtime(prompt="a", negative_prompt="red") as session:
+        for changes in ({"negative_prompt": ""}, {}, {"negative_prompt": "blue"}, {"negative_prompt": ""}):
+            await session.send(**changes)
+            await session.latest()
+    fields = [frame.changes.fast_lcm_text_to_image.ListFields() for frame in frames_of(server.calls[0])]
+    sent = [{d.name: v for d, v in each} for each in fields]
+    assert sent == [{"negative_prompt": ""}, {}, {"negative_prompt": "blue"}, {"negative_prompt": ""}]
 
 
 @pytest.mark.parametrize(

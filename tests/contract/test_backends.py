@@ -18,6 +18,7 @@ from diffusers import AutoencoderTiny, LatentConsistencyModelPipeline
 
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.errors import Misconfigured
+from flashbulb_server.pipelines import quantizing
 from flashbulb_server.pipelines.backend import Unsupported
 from flashbulb_server.pipelines.choosing import Target, open_backend
 from flashbulb_server.pipelines.eager import EagerBackend
@@ -301,6 +302,27 @@ def test_auto_takes_openvino_on_a_cpu():
     assert models[EMBEDDED_MODEL].info.backend == "openvino cpu float32"
     models = load_models(WorkerSettings(threads=1, device="cpu", dtype="float16"))
     assert models[EMBEDDED_MODEL].info.backend == "torch cpu float16"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(not quantizing.is_installed(), reason="NNCF is not installed: pip install nncf")
+def test_8_bit_numbers_are_near_and_announced(stock):
+    model = load_embedded(Target(CPU, torch.float32, "openvino", threads=1, quantize="w8a8"))
+    assert (model.info.backend, model.info.fidelity) == ("openvino cpu w8a8", "APPROX")
+    for seed, prompt in enumerate(("a pizza", "a crown")):
+        spec = make_spec(prompt=prompt, seed=seed)
+        picture, reference = draw(model, spec)[0], stock_draw(stock, spec)
+        assert decibels(picture, reference) >= 20
+        assert distance(picture, reference) > 1, "8 bits cannot be exact: something else ran"
+
+
+def test_8_bit_numbers_need_nncf_and_openvino(monkeypatch):
+    with pytest.raises(Misconfigured, match="OpenVINO alone can do, and torch runs it"):
+        load_models(WorkerSettings(threads=1, device="cpu", backend="eager", quantize="w8a8"))
+    monkeypatch.setattr(quantizing, "is_installed", lambda: False)
+    with pytest.raises(Misconfigured, match="pip install"):
+        load_models(WorkerSettings(threads=1, device="cpu", quantize="w8a8"))
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,6 @@ import time
 import tracemalloc
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -23,41 +22,10 @@ from flashbulb_server.errors import FileNotFound, InvalidRequest, StoreUnavailab
 from flashbulb_server.storage.connection import StoreRefused
 from flashbulb_server.storage.file_store import MAX_LINK_SECONDS, FileStore
 from flashbulb_server.storage.sweeper import Sweeper
-from tests.contract.minio_server import MINIO_BIN, RunningMinio
 
 pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
-SERVERS = [
-    "seaweedfs",
-    pytest.param("minio", marks=pytest.mark.skipif(not MINIO_BIN, reason="MINIO_BIN names no MinIO server")),
-]
-
-
-@pytest.fixture(scope="session")
-def minio_server(tmp_path_factory):
-    server = RunningMinio(tmp_path_factory.mktemp("minio"))
-    server.start_and_wait()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(params=SERVERS)
-def server(request):
-    """Each S3 server in turn, shared by tests: they use an owner or a bucket of their own."""
-    return request.getfixturevalue("s3_server" if request.param == "seaweedfs" else "minio_server")
-
-
-@pytest.fixture(params=SERVERS)
-def own_server(request, tmp_path: Path):
-    """Each S3 server in turn, to be killed."""
-    if request.param == "seaweedfs":
-        yield request.getfixturevalue("own_s3_server")
-        return
-    running = RunningMinio(tmp_path)
-    running.start_and_wait()
-    yield running
-    running.kill()
 
 
 def settings_of(server, **changes) -> FilesSettings:
@@ -68,17 +36,6 @@ def settings_of(server, **changes) -> FilesSettings:
         "bucket": "file-store",
     }
     return FilesSettings(**(given | changes))
-
-
-@pytest.fixture
-async def files(server) -> AsyncIterator[FileStore]:
-    async with FileStore(settings_of(server)) as store:
-        yield store
-
-
-@pytest.fixture
-def owner() -> str:
-    return f"owner-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from tests.driving import Caller, stopped
+from tests.gateway import SECONDS, Fal
 from tests.service import SPARE_KEYS, RunningService, Stubs, apple, stubs
 
 _keys = iter(SPARE_KEYS)
@@ -26,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The run's service. Tests must not break it."""
-    running = RunningService(tmp_path_factory.mktemp("service"))
+    running = RunningService(tmp_path_factory.mktemp("service"), WORKER__BACKEND="auto")
     running.start()
     yield running
     assert running.stop() == 0
@@ -50,6 +52,44 @@ def me(call: Stubs) -> Caller:
 def stranger(call: Stubs) -> Caller:
     """Another caller."""
     return Caller(call, next(_keys))
+
+
+TOKEN_SECRET = "a secret of the tests, longer than thirty-two characters"
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service whose tokens a test can make, where a key has few sessions, and calls through the proxy act as a key."""
+    running = RunningService(
+        tmp_path_factory.mktemp("gateway"),
+        API__TOKEN_SECRET=TOKEN_SECRET,
+        API__SESSIONS_PER_KEY=3,
+        HTTP__PROXY_KEY_ID="tester",
+    )
+    running.start()
+    yield running
+    assert running.stop() == 0
+    assert running.errors() == []
+
+
+@pytest.fixture(scope="session")
+def idle_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that soon ends sessions without frames."""
+    running = RunningService(tmp_path_factory.mktemp("idle"), API__SESSION_IDLE_SECONDS=2)
+    running.start()
+    yield running
+    assert running.stop() == 0
+    assert running.errors() == []
+
+
+@pytest.fixture
+async def fal(service: RunningService) -> AsyncIterator[Fal]:
+    """The gateway of the run's service, for a key that nobody has used before."""
+    headers = {"authorization": f"Key {next(_keys)}"}
+    async with httpx.AsyncClient(
+        base_url=f"http://{service.http_address}", headers=headers, timeout=SECONDS, trust_env=False
+    ) as http:
+        yield Fal(http)
 
 
 @pytest.fixture(scope="session")

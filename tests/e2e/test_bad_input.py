@@ -65,7 +65,7 @@ BAD_FIELDS: list[tuple[dict[str, object], list[str]]] = [
     ({"image_size": image_pb2.ImageSize()}, ["image_size"]),
     ({"image_size": sized(width=14_143)}, ["image_size.width"]),
     ({"image_size": sized(height=-1)}, ["image_size.height"]),
-    ({"image_size": sized(-5, 20_000)}, ["image_size"]),
+    ({"image_size": sized(-5, 20_000)}, ["image_size.width", "image_size.height"]),
     ({"image_size": sized(2049, 2048)}, ["image_size"]),
     ({"model_name": "none/such"}, ["model_name"]),
     ({"model_name": "x" * 100_000}, ["model_name"]),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from google.protobuf import json_format
 
@@ -40,9 +41,20 @@ def test_every_file_that_it_links_exists() -> None:
 
 
 def test_the_message_for_grpcurl_is_a_request() -> None:
-    (message,) = re.findall(r"-d '(.*?)'", README)
+    (message,) = re.findall(r"grpcurl -plaintext.*?-d '(.*?)'", README, flags=re.S)
     request = json_format.Parse(message, generation_pb2.GenerateRequest())
     assert request.input.fast_lcm_text_to_image.prompt == "a red apple"
+
+
+@pytest.mark.e2e
+def test_its_curl_draws_a_picture(service: RunningService) -> None:
+    found = re.search(r"\ncurl -H .*? -d '(.*?)' \\\n *127\.0\.0\.1:8080(\S+)", README)
+    assert found is not None
+    body, path = found.groups()
+    form = {"authorization": f"Key {KEY}", "content-type": "application/x-www-form-urlencoded"}  # as curl sends it
+    answer = httpx.post(f"http://{service.http_address}{path}", content=body, headers=form, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["images"][0]["url"].startswith("data:image/jpeg;base64,")
 
 
 @pytest.mark.e2e

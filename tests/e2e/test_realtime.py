@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
-import nats
 import pytest
-from nats.js.errors import KeyNotFoundError, NoKeysError
 from PIL import Image
 
 from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, realtime_pb2
-from flashbulb_server.messaging.topology import WORKERS
-from flashbulb_server.wire.records import decode_announcement
 from tests.driving import Caller, distance, refusal, until
+from tests.leftovers import Weight, in_flight
 from tests.service import KEY, SPARE_KEYS, RunningService, apple, auth, stubs
 from tests.sessions import Close, Connect, Drop, Talk, frame, refused, size, talking, text
 
@@ -233,34 +227,6 @@ async def test_eight_sessions_at_once_draw_what_each_draws_alone(me: Caller) -> 
     for number, pictures in enumerate(await asyncio.gather(*(run(number) for number in range(8)))):
         alone = await me.generate(apple(prompt=f"cat {number}", seed=2, format=PNG))
         assert distance(pictures[1].images[0].content, alone.images[0].content) <= 1
-
-
-@dataclass(frozen=True)
-class Weight:
-    """What a process holds: resident memory in MiB, open files."""
-
-    memory: float
-    files: int
-
-    @classmethod
-    def of(cls, pid: int) -> Weight:
-        """Of a running one."""
-        (line,) = [ln for ln in Path(f"/proc/{pid}/status").read_text().splitlines() if ln.startswith("VmRSS")]
-        return cls(int(line.split()[1]) / 1024, len(os.listdir(f"/proc/{pid}/fd")))
-
-
-async def in_flight(service: RunningService) -> int:
-    """Pictures that the workers say they have in flight; -1 while none has said anything lately."""
-    url, token = service.nats
-    connection = await nats.connect(url, token=token)
-    try:
-        bucket = await connection.jetstream().key_value(WORKERS)
-        entries = [await bucket.get(key) for key in await bucket.keys()]
-        return sum(decode_announcement(entry.value or b"").in_flight for entry in entries)
-    except (NoKeysError, KeyNotFoundError):
-        return -1
-    finally:
-        await connection.close()
 
 
 @pytest.mark.slow

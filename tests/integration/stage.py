@@ -20,6 +20,7 @@ from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.jobs import JobQueue
 from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords
 from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology, restore_topology
+from flashbulb_server.messaging.webhooks import WebhookQueue
 from flashbulb_server.wire.records import Job
 from tests.embedded import RunningNats
 from tests.specs import make_spec
@@ -39,6 +40,7 @@ class Queue:
     keys: IdempotencyKeys
     jobs: JobQueue
     events: EventBus
+    webhooks: WebhookQueue
 
 
 @asynccontextmanager
@@ -58,6 +60,7 @@ async def open_queue(server: RunningNats, settings: QueueSettings | None = None)
             IdempotencyKeys(js),
             JobQueue(nc, js, limit=chosen.max_requests, worker_class=CLASS),
             EventBus(nc, js),
+            WebhookQueue(js),
         )
 
 

@@ -1,27 +1,37 @@
-"""EngineService over real gRPC: many drawings on one stream, and what becomes of them when one side stops, breaks or is full."""
+"""Api and worker over a real connection: many drawings on one, and what becomes of them when one side stops, breaks or is full."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
-import grpc
 import pytest
 
-from flashbulb.internal.v1 import engine_pb2, engine_pb2_grpc
+from flashbulb.internal.v1 import engine_pb2
 from flashbulb.v1.generation_pb2 import GenerationOutput
 from flashbulb_server.api.engines import DrawOrder, Engines, WorkerGone
 from flashbulb_server.api.generating import DirectCall
-from flashbulb_server.errors import EngineFailed, FlashbulbError, NoWorker, RequestCancelled, WorkersBusy
+from flashbulb_server.errors import (
+    EngineFailed,
+    FlashbulbError,
+    InvalidRequest,
+    NoWorker,
+    RequestCancelled,
+    WorkersBusy,
+)
 from flashbulb_server.wire.inputs import to_input
+from flashbulb_server.wire.link import Link, connect
 from flashbulb_server.wire.status import from_status
 from flashbulb_server.wire.times import to_duration
 from flashbulb_server.worker.engine import WAITING_PER_SLOT
+from flashbulb_server.worker.server import EngineServicer, serve_engine
 from tests.conftest import forget_streams
 from tests.embedded import RunningNats
-from tests.integration.live import NARROW, Api, GatedPipeline, Worker, open_api, open_worker
+from tests.integration.live import Api, GatedPipeline, Worker, open_api, open_worker
 from tests.integration.stage import Queue, eventually, open_queue
 from tests.specs import make_spec
 
@@ -33,12 +43,19 @@ def spec(**values: object) -> object:
     return make_spec(**{"model_name": "sleeping", "width": 8, "height": 8, "sync_mode": True, **values})
 
 
-@dataclass
 class Stream:
-    """A raw stream to a worker."""
+    """A raw connection to a worker."""
 
-    call: grpc.aio.StreamStreamCall
-    progress: list[tuple[int, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.progress: list[tuple[int, int]] = []
+        self.link = Link(engine_pb2.DrawResponse, self._take, self._ended)
+        self._answers: asyncio.Queue[engine_pb2.DrawResponse | None] = asyncio.Queue()
+
+    def _take(self, response: engine_pb2.DrawResponse) -> None:
+        self._answers.put_nowait(response)
+
+    def _ended(self) -> None:
+        self._answers.put_nowait(None)
 
     async def start(
         self, call_id: int, *, include_progress: bool = False, include_previews: bool = False, **values: object
@@ -53,18 +70,18 @@ class Stream:
             include_previews=include_previews,
             timeout=None if timeout is None else to_duration(timeout),
         )
-        await self.call.write(engine_pb2.DrawRequest(call_id=call_id, start=start))
+        self.link.send(engine_pb2.DrawRequest(call_id=call_id, start=start))
 
     async def cancel(self, call_id: int) -> None:
         """Stops one."""
-        await self.call.write(engine_pb2.DrawRequest(call_id=call_id, cancel=engine_pb2.CancelDrawing()))
+        self.link.send(engine_pb2.DrawRequest(call_id=call_id, cancel=engine_pb2.CancelDrawing()))
 
     async def answer(self) -> tuple[int, FlashbulbError | None]:
         """The next call that ends, and its error."""
         while True:
             async with asyncio.timeout(SECONDS):
-                response = await self.call.read()
-            assert response is not grpc.aio.EOF, "the stream ended"
+                response = await self._answers.get()
+            assert response is not None, "the connection ended"
             if response.HasField("progress"):
                 self.progress.append((response.call_id, response.progress.step))
             elif response.HasField("preview"):
@@ -75,20 +92,25 @@ class Stream:
                 assert response.output.images[0].content
                 return response.call_id, None
 
+    def read(self, go_on: bool) -> None:
+        """Reads on, or reads nothing more for now."""
+        transport = self.link._transport
+        transport.resume_reading() if go_on else transport.pause_reading()
+
     async def end(self) -> None:
-        """Waits until the worker ends the stream."""
+        """Waits until the worker ends the connection."""
         async with asyncio.timeout(SECONDS):
-            assert await self.call.read() is grpc.aio.EOF
+            assert await self._answers.get() is None
 
 
 @asynccontextmanager
 async def streaming(worker: Worker) -> AsyncIterator[Stream]:
-    async with grpc.aio.insecure_channel(worker.announcement.address, options=NARROW) as channel:
-        call = engine_pb2_grpc.EngineServiceStub(channel).Draw()
-        try:
-            yield Stream(call)
-        finally:
-            call.cancel()
+    stream = Stream()
+    await connect(worker.announcement.address, stream.link)
+    try:
+        yield stream
+    finally:
+        stream.link.abort()
 
 
 @dataclass
@@ -188,6 +210,7 @@ async def test_a_cancelled_call_tells_its_step(worker: Worker, gate: GatedPipeli
         await stream.start(
             2, num_inference_steps=1, prompt="bad"
         )  # taken in order: when it fails, the others were heard
+        await eventually(lambda: worker.engine.in_flight + worker.engine.waiting == 2)
         gate.let_go(1)
         ended = dict([await stream.answer(), await stream.answer()])
         stopped = ended[1]
@@ -242,7 +265,7 @@ async def test_a_stream_that_breaks_frees_the_engine(worker: Worker, gate: Gated
         await other.start(1)
         await gate.entered()
         await eventually(lambda: worker.engine.in_flight + worker.engine.waiting == 6)
-        broken.call.cancel()
+        broken.link.abort()
         await eventually(lambda: len(worker.servicer._streams) == 1)
         gate.let_go()
         assert await other.answer() == (1, None)
@@ -254,7 +277,7 @@ async def test_an_api_that_closes_its_side_ends_the_stream(worker: Worker, gate:
     async with streaming(worker) as stream:
         await stream.start(1, num_inference_steps=32)
         await gate.entered()
-        await stream.call.done_writing()
+        stream.link._transport.write_eof()
         await stream.end()
         gate.let_go()
     await worker.free()
@@ -367,7 +390,7 @@ async def test_a_worker_that_is_lost_while_it_draws_is_not_replaced_for_a_direct
     await gate.entered()
     gate.let_go(1)
     await asyncio.wait_for(told.wait(), SECONDS)
-    worker.servicer._streams.copy().pop().outbox.put_nowait(None)  # ends the stream in the middle
+    worker.servicer._streams.copy().pop().link.close()  # in the middle
     with pytest.raises(NoWorker) as caught:
         await asyncio.wait_for(drawing, SECONDS)
     assert caught.value.retry_after is None
@@ -390,9 +413,12 @@ async def test_many_cancellations_of_one_call_send_one_message(worker: Worker, g
         call = await engines.start(worker.announcement.address, DrawOrder("r", "tester", spec(num_inference_steps=30)))
         await gate.entered()
         with closing(call):
+            sent: list[object] = []
+            send = call._stream.link.send
+            call._stream.link.send = lambda message: (sent.append(message), send(message))
             for _ in range(1000):
                 call.cancel()
-            assert call._stream._outbox.qsize() <= 1
+            assert len(sent) == 1
             bad = await engines.start(worker.announcement.address, DrawOrder("s", "tester", spec(prompt="bad")))
             with closing(bad):
                 failing = asyncio.ensure_future(
@@ -440,18 +466,94 @@ async def test_a_worker_that_is_asked_whether_it_lives_while_it_draws_for_long_i
             assert await asyncio.wait_for(waiting, SECONDS)
 
 
-async def test_an_api_that_does_not_read_costs_a_worker_little(worker: Worker, gate: GatedPipeline) -> None:
+async def test_an_api_that_does_not_read_gets_nothing_more_drawn(worker: Worker, gate: GatedPipeline) -> None:
     gate.let_go()
-    count = 400  # 12,800 steps, of which the transport holds a part
-    async with streaming(worker) as stream:
-        for first in range(0, count, 40):
-            for call_id in range(first, first + 40):
-                await stream.start(call_id, include_progress=True, num_inference_steps=32)
-            await eventually(lambda steps=(first + 40) * 32: sum(gate.batches) == steps)
+    asked = 0
+    async with streaming(worker) as deaf:
+        (served,) = worker.servicer._streams
+        for link, buffer in ((deaf.link, socket.SO_RCVBUF), (served.link, socket.SO_SNDBUF)):
+            link._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, buffer, 4096)
+        served.link._transport.set_write_buffer_limits(high=20_000)
+        deaf.read(False)
+        stuck = 0
+        while stuck < 3:  # the system still takes some of what was written: it must stay so
+            for _ in range(0 if served.link.congested else 8):
+                await deaf.start(asked, include_progress=True, width=512, height=512)
+                asked += 1
+            await eventually(lambda steps=4 * asked: served.link.congested or sum(gate.batches) == steps)
             await worker.free()
-        (other,) = worker.servicer._streams
-        assert other.outbox.qsize() <= 1024 + count
-        assert {(await stream.answer())[0] for _ in range(count)} == set(range(count)), "no picture is left out"
+            await asyncio.sleep(0.05)
+            stuck = stuck + 1 if served.link.congested else 0
+            assert asked < 1000
+        drawn = len(gate.batches)
+        for _ in range(8):
+            await deaf.start(asked)
+            asked += 1
+        await asyncio.sleep(0.2)
+        assert len(gate.batches) == drawn, "what it asks for is not even read"
+        assert served.link.unsent_bytes < 1_000_000
+        deaf.read(True)
+        assert {await deaf.answer() for _ in range(asked)} == {(call_id, None) for call_id in range(asked)}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\n\r\n", b"flashbulb engine 1\n" + b"\xff\xff\xff\xff", b"flashbulb engine 1\n\0\0\0\1\xff"],
+    ids=["another protocol", "a message too long", "no protobuf"],
+)
+async def test_who_speaks_otherwise_is_cut_off(worker: Worker, gate: GatedPipeline, sent: bytes) -> None:
+    host, _, port = worker.announcement.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    for index in range(len(sent)):  # in pieces, as a network may bring it
+        writer.write(sent[index : index + 1])
+        await asyncio.sleep(0)
+    async with asyncio.timeout(SECONDS):
+        with suppress(ConnectionError):
+            assert await reader.read() == b"flashbulb engine 1\n"
+    writer.close()
+    await eventually(lambda: not worker.servicer._streams)
+
+
+async def test_what_is_no_valid_order_is_refused_and_nothing_else(worker: Worker, gate: GatedPipeline) -> None:
+    gate.let_go()
+    async with streaming(worker) as stream:
+        stream.link.send(engine_pb2.DrawRequest(call_id=1, start=engine_pb2.StartDrawing()))
+        call_id, error = await stream.answer()
+        assert (call_id, type(error)) == (1, InvalidRequest)
+        stream.link.send(engine_pb2.DrawRequest(call_id=2))
+        await stream.start(3)
+        assert await stream.answer() == (3, None)
+
+
+async def test_a_call_that_is_stopped_together_with_its_start_is_answered(worker: Worker, gate: GatedPipeline) -> None:
+    async with streaming(worker) as stream:
+        await stream.start(1)
+        await stream.cancel(1)
+        call_id, error = await stream.answer()
+        assert (call_id, type(error)) == (1, RequestCancelled)
+    await worker.free()
+
+
+async def test_a_worker_that_takes_connections_and_says_nothing_is_given_up_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        async with Engines() as engines:
+            with pytest.raises(WorkerGone):
+                await asyncio.wait_for(engines.start(address, DrawOrder("r", "tester", spec())), SECONDS)
+
+
+async def test_a_unix_socket_serves_and_one_that_was_left_behind_is_replaced(
+    worker: Worker, gate: GatedPipeline, tmp_path: Path
+) -> None:
+    gate.let_go()
+    path = tmp_path / "w.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    means = worker.servicer._means
+    servicer = EngineServicer(means.engine, means.inputs, means.delivery)
+    async with serve_engine(servicer, f"unix:{path}", drain_seconds=1) as address, Engines() as engines:
+        with closing(await engines.start(address, DrawOrder("r", "tester", spec()))) as call:
+            assert isinstance(await asyncio.wait_for(anext(call), SECONDS), GenerationOutput)
 
 
 async def test_a_worker_that_does_not_answer_is_given_up_soon() -> None:

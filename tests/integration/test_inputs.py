@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +24,9 @@ from flashbulb_server.core.ids import new_request_id
 from flashbulb_server.core.sources import MAX_FETCHED_BYTES, BadSource
 from flashbulb_server.errors import BadImage
 from flashbulb_server.storage.file_store import FileStore
-from flashbulb_server.worker.fetching import Fetcher, is_public
+from flashbulb_server.web import guard
+from flashbulb_server.web.guard import is_public
+from flashbulb_server.worker.fetching import Fetcher
 from flashbulb_server.worker.inputs import Inputs
 from tests.specs import make_image_spec, make_inpainting_spec, make_spec
 
@@ -171,12 +172,12 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(fetcher, monk
     """A name server that answers otherwise the second time finds that there is none."""
     asked = []
 
-    async def lookup(host: str, port: int, **_: object) -> list[object]:
+    def lookup(host: str, port: int) -> list[str]:
         asked.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (OUTSIDE if len(asked) == 1 else INSIDE, port))]
+        return [OUTSIDE if len(asked) == 1 else INSIDE]
 
     async with serving(sends(png())) as server, serving(sends(b"secret"), INSIDE, server.port) as inside:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+        monkeypatch.setattr(guard, "resolve", lookup)
         assert await fetcher.fetch(f"http://rebinding.example:{server.port}/") == png()
     assert asked == ["rebinding.example"]
     assert f"host: rebinding.example:{server.port}\r\n" in server.heads[0].lower()
@@ -184,11 +185,11 @@ async def test_the_address_that_was_judged_is_the_one_connected_to(fetcher, monk
 
 
 async def test_one_address_inside_among_others_is_enough(fetcher, monkeypatch):
-    async def lookup(host: str, port: int, **_: object) -> list[object]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in (OUTSIDE, INSIDE)]
+    def lookup(host: str, port: int) -> list[str]:
+        return [OUTSIDE, INSIDE]
 
     async with serving(sends(png())) as server:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", lookup)
+        monkeypatch.setattr(guard, "resolve", lookup)
         with pytest.raises(BadSource, match="address is not public"):
             await fetcher.fetch(f"http://mixed.example:{server.port}/")
     assert server.heads == []

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
@@ -15,13 +15,15 @@ from flashbulb_server.api.janitor import Janitor
 from flashbulb_server.api.queueing import Queueing, Stores, job_of
 from flashbulb_server.api.results import Results
 from flashbulb_server.api.sources import InlineSources
-from flashbulb_server.config import QueueSettings
-from flashbulb_server.core import requests
+from flashbulb_server.config import QueueSettings, WebhookSettings
+from flashbulb_server.core import requests, webhooks
 from flashbulb_server.core.requests import Priority, Request, State
+from flashbulb_server.core.webhooks import DeliveryState, Webhook
+from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.messaging.jobs import JobConsumer
 from flashbulb_server.messaging.lost import LostJobs
-from flashbulb_server.messaging.topology import DELIVERIES_PER_ATTEMPT, LOST
+from flashbulb_server.messaging.topology import DELIVERIES_PER_ATTEMPT, LOST, WEBHOOKS, ensure_topology
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.wire.records import Event, encode_job
 from tests.conftest import forget_streams
@@ -60,7 +62,7 @@ async def open_house(server: RunningNats, settings: QueueSettings = QUICK) -> As
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(open_queue(server, settings))
         fleet = await stack.enter_async_context(Fleet.open(queue.nc, queue.js))
-        stores = Stores(queue.records, queue.keys, queue.jobs, queue.events, fleet)
+        stores = Stores(queue.records, queue.keys, queue.jobs, queue.events, fleet, queue.webhooks)
         house: House
         files = cast(FileStore, None)  # no result is presented here, and no picture submitted
         results = Results(files, url_seconds=60)
@@ -144,6 +146,71 @@ async def test_a_repair_that_finds_the_queue_full_is_tried_again(nats_server: Ru
         await house.queue.jobs.remove(filler.request_id)
         await eventually(lambda: house.queue.jobs.exists(orphan.request_id, Priority.NORMAL))
         running.cancel()
+
+
+async def ended_with_webhook(house: House) -> Request:
+    """A request that has failed, as its worker died before it made the webhook due."""
+    request = await house.put(make_request(webhook=Webhook("https://example.org/hook")))
+    await house.queue.jobs.remove(request.request_id)
+    failure = requests.Failure("ENGINE_FAILED", "")
+    _, ended = await house.queue.records.change(
+        request.owner, request.request_id, lambda r: requests.fail(r, failure, now=time.time(), keep=600)
+    )
+    return ended
+
+
+async def test_a_webhook_that_nobody_queued_is_queued(house: House) -> None:
+    forgotten, queued, delivered = [await ended_with_webhook(house) for _ in range(3)]
+    await house.queue.webhooks.publish(queued)
+    done = replace(delivered.webhook, state=DeliveryState.DELIVERED)
+    await house.queue.records.change(
+        delivered.owner, delivered.request_id, lambda r: requests.deliver(r, lambda _: done)
+    )
+    await house.janitor.clean()
+    assert not await house.queue.webhooks.holds(forgotten)  # its worker may be about to
+    house.late = 11
+    await house.janitor.clean()
+    assert await house.queue.webhooks.holds(forgotten)
+    assert (await house.queue.js.stream_info(WEBHOOKS)).state.messages == 2
+
+
+async def test_a_redelivery_that_was_not_queued_is_queued(house: House) -> None:
+    ended = await ended_with_webhook(house)
+    await house.queue.webhooks.publish(ended)  # of the first series, which waits for its next attempt
+    house.late = 11
+    await house.janitor.clean()
+    _, renewed = await house.queue.records.change(
+        ended.owner, ended.request_id, lambda r: requests.deliver(r, webhooks.renewed)
+    )
+    assert not await house.queue.webhooks.holds(renewed)
+    await house.janitor.clean()
+    assert await house.queue.webhooks.holds(renewed)
+
+
+async def test_a_webhook_waits_for_room_in_a_full_queue(nats_server: RunningNats) -> None:
+    await forget_streams(nats_server)
+    async with open_house(nats_server) as house:
+        await ensure_topology(house.queue.js, QUICK, WebhookSettings(max_waiting=1), replicas=1)
+        first, second = [await ended_with_webhook(house) for _ in range(2)]
+        await house.queue.webhooks.publish(first)
+        house.late = 11
+        with pytest.raises(StoreUnavailable):
+            await house.janitor.clean()
+        await house.queue.js.purge_stream(WEBHOOKS)
+        await house.janitor.clean()
+        assert await house.queue.webhooks.holds(second)
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+async def test_what_the_api_ends_makes_its_webhook_due(house: House, how: str) -> None:
+    request = await house.put(make_request(webhook=Webhook("https://a.example/"), start_deadline=time.time() + 30))
+    if how == "cancel":
+        await house.queueing.cancel(request.owner, request.request_id)
+    else:
+        house.late = 60
+        await house.janitor.clean()
+    assert (await house.now(request)).owes_webhook
+    assert await house.queue.webhooks.holds(request)
 
 
 async def lose(house: House, request: Request, *, give_back: bool = False) -> None:

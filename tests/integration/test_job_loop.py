@@ -79,7 +79,7 @@ async def open_worker(
         Delivery(files, {"sleeping": drawing.info}, keep_seconds=3600, url_seconds=60) as delivery,
         JobConsumer.open(queue.nc, CLASS) as consumer,
     ):
-        desk = Desk(consumer, queue.records, queue.events, engine, inputs, delivery)
+        desk = Desk(consumer, queue.records, queue.events, engine, inputs, delivery, queue.webhooks)
         loop = JobLoop(desk, queue.settings, worker_id=worker_id, clock=time.time)
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -380,6 +380,19 @@ async def test_a_request_that_was_started_too_often_fails(queue: Queue, files: F
         ended = await settled(queue, request)
         assert worker.pipeline.batches == []
     assert ended.state is State.FAILED
+    assert ended.failure is not None and ended.failure.reason == "WORKER_LOST"
+
+
+async def test_a_request_without_retries_is_started_once(queue: Queue, files: FileStore) -> None:
+    request = await submit(queue)
+    await queue.records.change(
+        request.owner,
+        request.request_id,
+        lambda r: replace(requests.start(r, worker_id="lost", now=time.time()), no_retry=True),
+    )
+    async with open_worker(queue, files) as worker:
+        ended = await settled(queue, request)
+        assert worker.pipeline.batches == []
     assert ended.failure is not None and ended.failure.reason == "WORKER_LOST"
 
 

@@ -120,6 +120,18 @@ async def test_all_are_drawn_in_order_and_what_has_no_room_is_refused(api: Api, 
         assert (await session.picture()).images[0].content == shown, "refused frames changed nothing"
 
 
+async def test_a_text_is_made_empty_again(api: Api, gate: GatedPipeline) -> None:
+    gate.let_go()
+    async with api.session(defaults=text(prompt="a cat", negative_prompt="red", request_id="mine")) as session:
+        (kept,) = api.realtime._live.values()
+        await session.draw(1, negative_prompt="", image_size=size(8, 8))
+        assert (kept.session.values["negative_prompt"], kept.session.values["request_id"]) == ("", "mine")
+        token = session.opened.resume_token
+    async with api.session(defaults=text(request_id=""), resume_token=token) as again:
+        resolved = again.opened.resolved_defaults.fast_lcm_text_to_image
+        assert (resolved.prompt, resolved.negative_prompt, resolved.request_id) == ("a cat", "", "")
+
+
 async def test_a_frame_that_fails_is_told_and_the_session_goes_on(api: Api, gate: GatedPipeline) -> None:
     gate.let_go()
     async with api.session() as session:
@@ -458,6 +470,9 @@ async def test_a_frame_in_hand_is_drawn_after_the_session_goes_on(
         await session.send(1)
         await gate.entered()
         token = session.opened.resume_token
+    await eventually(
+        lambda: not api.realtime._live
+    )  # or the picture may be there before it is noticed that nobody hears it
     gate.let_go()
     await worker.free()
     async with api.session(resume_token=token) as again:

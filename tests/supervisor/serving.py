@@ -52,7 +52,13 @@ class Serving:
                 cwd=REPOSITORY,
                 stdout=output,
                 stderr=output,
-                env=clean | {"FLASHBULB_LOG__FORMAT": "text", "FLASHBULB_API__LISTEN": "127.0.0.1:0"} | variables,
+                env=clean
+                | {
+                    "FLASHBULB_LOG__FORMAT": "text",
+                    "FLASHBULB_API__LISTEN": "127.0.0.1:0",
+                    "FLASHBULB_HTTP__LISTEN": "127.0.0.1:0",
+                }
+                | variables,
             )
 
     @property

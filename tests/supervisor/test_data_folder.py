@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from flashbulb_server.config import ApiSettings, FilesSettings, LogSettings, NatsSettings, Settings, WorkerSettings
+from flashbulb_server.config import (
+    ApiSettings,
+    FilesSettings,
+    LogSettings,
+    NatsSettings,
+    Settings,
+    WebhookSettings,
+    WorkerSettings,
+)
 from flashbulb_server.supervisor.data_folder import DataFolder, FolderInUse
 from flashbulb_server.supervisor.plan import make_plan, settings_as_environment
 
@@ -77,6 +85,7 @@ def every_kind_of_setting(tmp_path: Path) -> Settings:
         files=FilesSettings(secure=True, url_seconds=60.5),
         api=ApiSettings(keys_file=tmp_path / "keys.json"),
         worker=WorkerSettings(embedded_model=False, models={"a/b": tmp_path / 'with "quotes"'}, device="cpu"),
+        webhooks=WebhookSettings(retry_seconds=(1.0, 2.5), allow_private_targets=True),
         log=LogSettings(level="DEBUG"),
     )
 

@@ -64,7 +64,7 @@ def service(key: str) -> Iterator[str]:
     environment = {**os.environ, "FLASHBULB_API__KEYS": key, "FLASHBULB_LOG__LEVEL": "WARNING"}
     with tempfile.TemporaryDirectory(prefix="flashbulb-demo-") as data:
         process = subprocess.Popen(
-            [command, "serve", "--data-dir", data, "--listen", "127.0.0.1:0"],
+            [command, "serve", "--data-dir", data, "--listen", "127.0.0.1:0", "--http-listen", ""],
             env=environment,
             stdout=subprocess.DEVNULL,
         )

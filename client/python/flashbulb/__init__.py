@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         InvalidInput,
         NotFinished,
         NotFound,
+        NoWebhook,
         QueueFull,
         RequestCancelled,
         RequestEnded,
@@ -77,6 +78,8 @@ if TYPE_CHECKING:
         State,
         StatusChanged,
         Stepped,
+        WebhookAttempt,
+        WebhookDelivery,
     )
     from flashbulb._session import AsyncSession
     from flashbulb._shortcuts import cancel, generate, list, result, status, submit, subscribe, upload
@@ -120,6 +123,7 @@ __all__ = [
     "Logged",
     "Lora",
     "Model",
+    "NoWebhook",
     "NotFinished",
     "NotFound",
     "Omnigen",
@@ -145,6 +149,8 @@ __all__ = [
     "Token",
     "Unavailable",
     "UnknownField",
+    "WebhookAttempt",
+    "WebhookDelivery",
     "WorkersBusy",
     "cancel",
     "generate",

@@ -119,6 +119,9 @@ def submit(
     idempotency_key: Annotated[
         str | None, typer.Option(help="The same key and input give the same request.", show_default=False)
     ] = None,
+    webhook: Annotated[
+        str, typer.Option(metavar="URL", help="Where the outcome is posted to when it has ended.", show_default=False)
+    ] = "",
     json: Json = False,
 ) -> None:
     """Puts a request into the queue and prints its id."""
@@ -128,6 +131,7 @@ def submit(
             idempotency_key=idempotency_key,
             priority=priority,
             start_timeout=start_timeout,
+            webhook_url=webhook,
             **picture.fields,
         )
     if json:
@@ -196,6 +200,17 @@ def cancel(context: typer.Context, request_id: RequestId, json: Json = False) ->
             f"was {receipt.previous_state.lower()}; stopped at step {receipt.stopped_at_step}, "
             f"{receipt.saved_steps} steps saved"
         )
+
+
+@app.command()
+def redeliver(context: typer.Context, request_id: RequestId, json: Json = False) -> None:
+    """Has the webhook of a request sent again."""
+    with _client(context, json) as client:
+        renewed = client.redeliver_webhook(request_id)
+    if json:
+        show_json(renewed)
+    else:
+        typer.echo(status_line(renewed))
 
 
 @app.command("list")

@@ -43,13 +43,18 @@ def live(
     max_fps: Annotated[
         float | None, typer.Option(help="Most pictures a second; default: no limit.", show_default=False)
     ] = None,
+    max_in_flight: Annotated[int, typer.Option(help="Frames drawn at once: more pictures a second, each later.")] = 1,
+    similar_threshold: Annotated[
+        float | None, typer.Option(help="With --image: how little a new frame may differ.", show_default=False)
+    ] = None,
     show: Annotated[bool, typer.Option("--show/--no-show", help="Whether to show pictures in the terminal.")] = True,
     lines: Annotated[bool, typer.Option("--lines", help="A picture for every line, not for every key.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else; as --lines.")] = False,
 ) -> None:
     """A picture follows every key that is typed. Enter takes another seed; Ctrl-C or Ctrl-D ends."""
     prompt = picture.fields.pop("prompt")
-    fields = picture.fields | {"max_fps": max_fps}
+    options = {"max_fps": max_fps, "max_in_flight": max_in_flight, "similar_threshold": similar_threshold}
+    fields = picture.fields | options
     with reporting(json):
         output.mkdir(parents=True, exist_ok=True)
         method = terminal_graphics() if show and not json and sys.stdout.isatty() else "none"
@@ -125,10 +130,12 @@ class _Lines:
 
     def _show(self, item: Frame | Dropped, prompt: str) -> FlashbulbError | None:
         if isinstance(item, Dropped):
-            error = item.error or FlashbulbError(f"the frame was dropped: {item.reason}")
+            error = item.error
+            if error is None and item.reason != "similar":
+                error = FlashbulbError(f"the frame was dropped: {item.reason}")
             if self._json:
                 show_json({"prompt": prompt, "frame_id": item.frame_id, "reason": item.reason, "error": error})
-            else:
+            elif error is not None:
                 show_error(error, False)
             return error
         paths = save_latest(item, self._folder)

@@ -152,6 +152,8 @@ def status_line(status: RequestStatus) -> str:
         words.append(f"about {status.eta:.1f} s to go")
     if status.error is not None:
         words.append(status.error.message)
+    if status.webhook is not None and status.state.terminal:
+        words.append(f"webhook {status.webhook.state.replace('_', ' ')}")
     return ", ".join(words)
 
 

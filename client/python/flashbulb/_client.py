@@ -7,6 +7,7 @@ import inspect
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -123,6 +124,7 @@ class AsyncClient:
         priority: str | None = None,
         start_timeout: float | None = None,
         runner_hint: str = "",
+        webhook_url: str = "",
         **fields: object,
     ) -> AsyncHandle:
         """Adds a request to the queue and answers once it is stored durably.
@@ -130,7 +132,8 @@ class AsyncClient:
         The input is a typed one, or an endpoint's id with its fields as keywords. The same `idempotency_key` with the same input gives
         the same request for 24 hours; one is made if none is given, so that no request is made twice by trying again. `priority` is
         `normal` or `low`. `start_timeout` is the seconds it may wait before it expires (default: the server's, 1 h). Requests with the
-        same `runner_hint` prefer the same worker.
+        same `runner_hint` prefer the same worker. When it has ended, the outcome is posted to `webhook_url`, signed; `flashbulb.webhooks`
+        has what a receiver needs.
 
         Raises:
             InvalidInput: fields are bad; nothing is stored.
@@ -138,6 +141,7 @@ class AsyncClient:
             QueueFull, EndpointUnavailable, Unavailable: also after trying again.
         """
         submission = await self._submission(endpoint, fields, idempotency_key, priority, start_timeout, runner_hint)
+        submission.webhook_url = webhook_url
         response = await self._transport.call(self._transport.queue.Submit, submission)
         return AsyncHandle(self, _decode.status(response.request), deduplicated=response.deduplicated)
 
@@ -189,6 +193,12 @@ class AsyncClient:
         """Cancels a request in any state and says what was found. Idempotent. NotFound if there is none."""
         request = queue_pb2.CancelRequest(request_id=request_id)
         return _decode.receipt(await self._transport.call(self._transport.queue.Cancel, request))
+
+    async def redeliver_webhook(self, request_id: str) -> RequestStatus:
+        """Has the webhook of a request that has ended sent again. NotFound, NotFinished, NoWebhook if there is none to send."""
+        request = queue_pb2.RedeliverWebhookRequest(request_id=request_id)
+        response = await self._transport.call(self._transport.queue.RedeliverWebhook, request)
+        return _decode.status(response.request)
 
     async def list(
         self, states: Iterable[State | str] | None = None, page_size: int = 50
@@ -265,6 +275,8 @@ class AsyncClient:
         previews: bool = False,
         notices: bool = False,
         throttle: float | None = None,
+        max_in_flight: int = 1,
+        similar_threshold: float | None = None,
         **defaults: object,
     ) -> AsyncSession:
         """A session in which a picture follows every `send`; `async with` opens it.
@@ -275,13 +287,17 @@ class AsyncClient:
         between two sends over the network, in seconds: the first goes at once, the last one always goes. `previews` asks for rough
         pictures of what is being drawn, `notices` for word of frames that are not drawn.
 
+        `max_in_flight` (1 to 4) frames are drawn at once: more pictures a second, each a little later. With `similar_threshold` (0 to 1;
+        try 0.01) a frame that changes nothing but `image_url`, and that hardly, is not drawn; its notice has the reason `similar`.
+
         Raises, when it is opened:
             InvalidInput: fields are bad. Busy: the key has too many sessions. EndpointUnavailable, Unavailable: as `submit`.
         """
         span("throttle", throttle)
         kind = realtime_pb2.FramePolicy.Value(enum_name("policy", realtime_pb2.FramePolicy.DESCRIPTOR, policy))
         terms = Terms(endpoint, defaults, max_fps, kind, max_waiting, previews, notices, throttle or 0.0)
-        return AsyncSession(self._transport, terms)
+        options = replace(terms, max_in_flight=max_in_flight, similar_threshold=similar_threshold)
+        return AsyncSession(self._transport, options)
 
     async def create_token(self, allowed_endpoints: Iterable[str], lifetime: float = 120.0) -> Token:
         """A token for callers that must not hold a key, good for these endpoints (1 to 32) for `lifetime` seconds (1 to 3600)."""

@@ -74,6 +74,20 @@ def status(message: queue_pb2.GenerationRequest) -> results.RequestStatus:
         attempt=message.attempt,
         logs=tuple(log_line(line) for line in message.logs),
         error=from_outcome(message.error) if message.HasField("error") else None,
+        webhook=webhook(message.webhook) if message.HasField("webhook") else None,
+    )
+
+
+def webhook(message: queue_pb2.WebhookDelivery) -> results.WebhookDelivery:
+    """How a webhook fares."""
+    return results.WebhookDelivery(
+        url_host=message.url_host,
+        state=_enum(queue_pb2.WebhookDelivery.State.DESCRIPTOR, message.state),
+        attempts=tuple(
+            results.WebhookAttempt(_time(attempt, "attempt_time"), attempt.status_code, attempt.error)
+            for attempt in message.attempts
+        ),
+        next_attempt_time=_time(message, "next_attempt_time"),
     )
 
 

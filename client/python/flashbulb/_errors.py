@@ -11,7 +11,8 @@
     │   └── FileNotFound
     ├── NotFinished                      wait for the request's terminal state
     ├── Conflict                         the server's state forbids it
-    │   └── IdempotencyKeyReused         take another idempotency key
+    │   ├── IdempotencyKeyReused         take another idempotency key
+    │   └── NoWebhook                    submit with a `webhook_url`
     ├── EndpointUnavailable              install a model that runs the endpoint
     │   └── SafetyCheckerUnavailable     install it, or switch it off
     ├── Busy                             try again after `retry_after` seconds
@@ -119,6 +120,10 @@ class IdempotencyKeyReused(Conflict):
     """The idempotency key was used with another input; `metadata["request_id"]` is that request."""
 
 
+class NoWebhook(Conflict):
+    """The request was submitted without a webhook."""
+
+
 class EndpointUnavailable(FlashbulbError):
     """No installed model runs the endpoint."""
 
@@ -187,6 +192,7 @@ CLASSES: Mapping[str, type[FlashbulbError]] = {
     "FILE_NOT_FOUND": FileNotFound,
     "REQUEST_NOT_FINISHED": NotFinished,
     "IDEMPOTENCY_KEY_REUSED": IdempotencyKeyReused,
+    "NO_WEBHOOK": NoWebhook,
     "QUEUE_FULL": QueueFull,
     "WORKERS_BUSY": WorkersBusy,
     "NO_WORKER": Unavailable,

@@ -32,7 +32,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A frame that was not drawn. `reason` is `superseded`, `overflow`, `invalid` or `failed`.
+    """A frame that was not drawn. `reason` is `superseded`, `overflow`, `invalid`, `failed` or `similar`.
 
     `stopped_at_step` counts the steps that were done for it. `error` says what was wrong, with `invalid` and `failed`.
     """

@@ -215,7 +215,8 @@ class Link:
         self._wake.set()
         for frame_id in silent:  # whose notice the server left out, as it may
             self._notify(Dropped(frame_id, "superseded"))
-        if sent is None:  # answered before the connection broke, and again after
+        if sent is None:  # answered before the connection broke, and again after; or drawn from what was refused
+            self.acknowledge(message.frame_id)
             return
         frame = _decode.frame(message, sent.frame_id, time.monotonic() - sent.time, self._superseded)
         self._superseded = 0
@@ -224,12 +225,14 @@ class Link:
 
     def _dropped(self, message: realtime_pb2.DroppedFrame) -> None:
         dropped = _decode.dropped(message)
-        known = dropped.reason == "superseded"
-        sent = self._outbox.dropped(message.frame_id, known=known, error=dropped.error)
+        known = dropped.reason in ("superseded", "similar")
+        sent, old = self._outbox.dropped(message.frame_id, known=known, error=dropped.error)
         self._wake.set()
         if sent is None:
             return
         self._notify(Dropped(sent.frame_id, dropped.reason, dropped.stopped_at_step, dropped.error))
+        for frame_id in old:
+            self._notify(Dropped(frame_id, "superseded"))
 
     def _notify(self, dropped: Dropped) -> None:
         if self._notices:

@@ -1,6 +1,7 @@
 """The frames of a session that are not answered yet, and what a server must still be told. No I/O, no clock of its own.
 
-1. A frame is sent as its difference to what the server has. After a new connection, or when a frame was refused, everything is sent.
+1. A frame is sent as its difference to what the server has. After a new connection, or when a frame was refused, everything is sent,
+   also of the frames that were sent before that was known.
 2. `newest`: one frame waits, and a newer one takes its place. Otherwise all wait, up to a limit, and one more is refused.
 3. A frame's number on the wire is new each time it is sent, for a server may refuse one that it knows; callers see their own.
 4. At most `limit` frames are unanswered on the wire, so that a server which answers nothing costs no memory.
@@ -131,22 +132,30 @@ class Outbox:
             self._known = {}  # one may have been refused
         return frame, [self._flying.pop(other).frame_id for other in silent]
 
-    def dropped(self, number: int, *, known: bool, error: FlashbulbError | None = None) -> Sent | None:
-        """The frame that was not drawn. `known`: the server kept its changes. With an error, the bad ones are taken back."""
+    def dropped(
+        self, number: int, *, known: bool, error: FlashbulbError | None = None
+    ) -> tuple[Sent | None, list[int]]:
+        """The frame that was not drawn, None if none is known; and later ones that count no more. `known`: the server kept its changes.
+
+        If it did not, frames that were sent as differences to it are sent again. With an error, the bad changes are taken back.
+        """
         frame = self._flying.pop(number, None)
-        if frame is not None:
-            if not known:
-                self._known = {}
-            if error is not None:
-                self._take_back(frame, error)
-        return frame
+        if frame is None:
+            return None, []
+        old = [] if known else self._recall(number)
+        if error is not None:
+            self._take_back(frame, error)
+        return frame, old
 
     def reopen(self) -> list[int]:
         """The connection is a new one: what was not answered is to be sent again. Answers with the frames that are not, being old."""
-        frames = [*self._flying.values(), *self._waiting]
-        self._flying.clear()
-        self._known = {}
         self._not_before = float("-inf")
+        return self._recall(0)
+
+    def _recall(self, after: int) -> list[int]:
+        later = [number for number in self._flying if number > after]
+        frames = [*(self._flying.pop(number) for number in later), *self._waiting]
+        self._known = {}
         keep = frames[-1:] if self._newest else frames
         self._waiting = deque(keep)
         return [frame.frame_id for frame in frames[: len(frames) - len(keep)]]

@@ -123,12 +123,31 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookAttempt:
+    """A try to deliver a webhook. `status_code` is 0 where no answer came; `error` is empty if it was delivered."""
+
+    time: datetime | None
+    status_code: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDelivery:
+    """How a webhook fares. `state` is `pending`, `delivered` or `gave_up`; `next_attempt_time` is None unless one is due."""
+
+    url_host: str
+    state: str
+    attempts: tuple[WebhookAttempt, ...] = ()
+    next_attempt_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestStatus:
     """A request in the queue.
 
     `queue_position` counts the requests that will be started before it; None unless QUEUED. `eta` is the expected number of seconds to
     the pictures, None if unknown. `step` of `total_steps` are done. `attempt` counts the workers that started it. `error` says why it
-    has no pictures.
+    has no pictures. `webhook` says how its webhook fares, None without one.
     """
 
     request_id: str
@@ -147,6 +166,7 @@ class RequestStatus:
     attempt: int = 0
     logs: tuple[LogLine, ...] = ()
     error: FlashbulbError | None = field(default=None, compare=False)
+    webhook: WebhookDelivery | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,8 @@ class Terms:
     previews: bool
     notices: bool
     throttle: float
+    max_in_flight: int = 1
+    similar_threshold: float | None = None
 
 
 class AsyncSession:
@@ -97,6 +99,8 @@ class AsyncSession:
             frame_policy=terms.policy,
             max_waiting_frames=terms.max_waiting,
             include_previews=terms.previews,
+            max_frames_in_flight=terms.max_in_flight,
+            similar_image_threshold=terms.similar_threshold,
         )
         self._made = Link(
             self._transport, opening, self._outbox, self._inbox, notices=terms.notices, silence=self._silence
@@ -144,7 +148,7 @@ class AsyncSession:
         the network.
 
         Raises:
-            InvalidInput: a field is unknown, cannot be read, or would become empty, which a session cannot say. Nothing is sent.
+            InvalidInput: a field is unknown, cannot be read, or would become empty where it is required or a list. Nothing is sent.
             SessionEnded, FlashbulbError: the session is over, and why.
         """
         encoded = encode(self._endpoint, changes)
@@ -155,7 +159,7 @@ class AsyncSession:
         values = self._values(encoded.message)
         given = {name for name, value in changes.items() if value is not None}
         if emptied := (given - values.keys()) & self._outbox.values.keys():
-            violations = [FieldViolation(name, "cannot be made empty again in a session") for name in sorted(emptied)]
+            violations = [FieldViolation(name, "cannot be made empty in a session") for name in sorted(emptied)]
             raise InvalidInput("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
         self._frames += 1
         for frame_id in self._outbox.put(self._frames, values, time.monotonic()):

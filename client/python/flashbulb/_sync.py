@@ -134,6 +134,7 @@ class Client:
     watch = _iterate(AsyncClient.watch)
     result = _call(AsyncClient.result)
     cancel = _call(AsyncClient.cancel)
+    redeliver_webhook = _call(AsyncClient.redeliver_webhook)
     list = _iterate(AsyncClient.list)
     generate = _call(AsyncClient.generate)
     generate_stream = _iterate(AsyncClient.generate_stream)

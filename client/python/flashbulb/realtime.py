@@ -63,6 +63,8 @@ def connect(
     previews: bool = False,
     notices: bool = False,
     throttle: float | None = None,
+    max_in_flight: int = 1,
+    similar_threshold: float | None = None,
     **defaults: object,
 ) -> Connection:
     """A session with FLASHBULB_KEY at FLASHBULB_HOST. The arguments and errors are those of `AsyncClient.realtime`."""
@@ -73,5 +75,7 @@ def connect(
         "previews": previews,
         "notices": notices,
         "throttle": throttle,
+        "max_in_flight": max_in_flight,
+        "similar_threshold": similar_threshold,
     }
     return Connection(endpoint, defaults | options)

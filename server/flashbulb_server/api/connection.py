@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from flashbulb.v1.generation_pb2 import GenerationOutput
-from flashbulb_server.api.engines import DrawCall, WorkerGone
+from flashbulb_server.api.engines import DrawCall, SourceSeen, SourceSimilar, WorkerGone
 from flashbulb_server.api.generating import DirectCall, Generating
 from flashbulb_server.api.session_messages import (
     Ack,
@@ -30,8 +30,10 @@ from flashbulb_server.api.session_messages import (
 )
 from flashbulb_server.api.tokens import Grant
 from flashbulb_server.core.batching import WorkClass
+from flashbulb_server.core.flight import Answer, DropReason, Frame, Outcome
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage
-from flashbulb_server.core.realtime import DropReason, Frame, Limits, Session
+from flashbulb_server.core.realtime import Limits, Session
+from flashbulb_server.core.similarity import Comparison
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import (
@@ -60,9 +62,12 @@ class Surroundings:
     limits: Limits
     clock: Callable[[], float]
 
-    async def start(self, owner: str, spec: GenerationSpec, *, previews: bool) -> DrawCall:
+    async def start(
+        self, owner: str, spec: GenerationSpec, *, previews: bool, comparison: Comparison | None
+    ) -> DrawCall:
         """A worker's call for a frame. Raises NoWorker."""
-        return await self.generating.start(spec, DirectCall(owner, previews=previews, work_class=WorkClass.REALTIME))
+        call = DirectCall(owner, previews=previews, work_class=WorkClass.REALTIME, comparison=comparison)
+        return await self.generating.start(spec, call)
 
     def resolve(self, endpoint: str, values: dict[str, object]) -> GenerationSpec:
         """The spec of a frame: pictures always travel inline. Raises InvalidRequest and what else makes it impossible."""
@@ -76,7 +81,7 @@ class Connection:
     shared: Surroundings
     grant: Grant
     opening: Opening
-    session: Session
+    session: Session[GenerationOutput]
     ended_by_caller: bool = False
     _outbox: asyncio.Queue[Outgoing] = field(default_factory=lambda: asyncio.Queue(_WAITING_MESSAGES))
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,7 +90,8 @@ class Connection:
     _unsent: int = 0
     _failed: FlashbulbError | None = None
     _nothing_more: bool = False
-    _call: DrawCall | None = None
+    _calls: dict[int, DrawCall] = field(default_factory=dict)
+    _answering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _heard: float = 0.0
     _lost_since: float | None = None
 
@@ -123,7 +129,8 @@ class Connection:
                 return self._closed
             self._said.clear()
             try:
-                await asyncio.wait_for(self._said.wait(), self.shared.limits.heartbeat_seconds)
+                async with asyncio.timeout(self.shared.limits.heartbeat_seconds):  # wait_for may swallow a cancellation
+                    await self._said.wait()
             except TimeoutError:
                 return Pong(0)
         message = self._outbox.get_nowait()
@@ -177,8 +184,9 @@ class Connection:
             await self._say(Dropped(frame.frame_id, DropReason.INVALID, error=err))
             return
         dropped = self.session.add(frame.frame_id, values, spec, _now())
-        if self._call is not None and self.session.stops_frame_in_hand():
-            self._call.cancel()
+        obsolete = self.session.to_stop()
+        if obsolete is not None and obsolete.frame_id in self._calls:
+            self._calls[obsolete.frame_id].cancel()
         await self._tell(dropped)
 
     async def _tell(self, dropped: list[tuple[int, DropReason]]) -> None:
@@ -186,51 +194,74 @@ class Connection:
             await self._say(Dropped(frame_id, reason))
 
     async def _draw(self) -> None:
+        async with task_group() as places:
+            for _ in range(self.session.max_in_flight):
+                places.create_task(self._draw_frames())
+        self.close(CloseReason.CLIENT, "the caller closed its side")
+
+    async def _draw_frames(self) -> None:
+        """One frame after another, until there will be no more."""
         while not (self._nothing_more and self.session.idle):
             self._wake.clear()
             unread = self._unsent >= _UNSENT_PICTURES
             frame = None if unread else self.session.take(_now())
             if frame is not None:
                 await self._draw_frame(frame)
+                self._wake.set()
                 continue
             try:
-                await asyncio.wait_for(self._wake.wait(), None if unread else self.session.ready_in(_now()))
+                async with asyncio.timeout(None if unread else self.session.ready_in(_now())):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
-        self.close(CloseReason.CLIENT, "the caller closed its side")
 
     async def _draw_frame(self, frame: Frame) -> None:
         call: DrawCall | None = None
+        comparison = self.session.comparison(frame)
         try:
-            call = await self.shared.start(self.grant.owner, frame.spec, previews=self.opening.previews)
+            call = await self.shared.start(
+                self.grant.owner, frame.spec, previews=self.opening.previews, comparison=comparison
+            )
             with closing(call):
-                self._call = call
-                if self.session.stops_frame_in_hand():
-                    call.cancel()
-                async for event in call:
-                    if isinstance(event, PreviewImage):
-                        self._mention(event)
-                    elif isinstance(event, GenerationOutput):
-                        self._lost_since = None
-                        superseded = self.session.drawn(_now())
-                        self._unsent += 1
-                        await self._say(Picture(frame.frame_id, event, _now() - frame.arrived, superseded))
+                await self._follow(frame, call)
         except (WorkerGone, NoWorker, Draining, WorkersBusy):
-            await self._tell(self.session.put_back())
+            await self._answer(self.session.put_back(frame, _now()))
             await self._wait_for_worker()
+        except SourceSimilar:
+            await self._end(frame, Outcome(reason=DropReason.SIMILAR))
         except RequestCancelled as err:
-            self._lost_since = None
             if call is None or not call.cancelled:  # by a worker that ends
-                await self._tell(self.session.put_back())
+                self._lost_since = None
+                await self._answer(self.session.put_back(frame, _now()))
                 return
-            self.session.stopped()
-            await self._say(Dropped(frame.frame_id, DropReason.SUPERSEDED, err.step))
+            await self._end(frame, Outcome(reason=DropReason.SUPERSEDED, step=err.step))
         except FlashbulbError as err:
-            self._lost_since = None
-            self.session.failed()
-            await self._say(Dropped(frame.frame_id, DropReason.FAILED, error=err))
+            await self._end(frame, Outcome(reason=DropReason.FAILED, error=err))
         finally:
-            self._call = None
+            self._calls.pop(frame.frame_id, None)
+
+    async def _follow(self, frame: Frame, call: DrawCall) -> None:
+        self._calls[frame.frame_id] = call
+        if self.session.to_stop() is frame:
+            call.cancel()
+        async for event in call:
+            match event:
+                case PreviewImage() if self.session.in_hand[0] is frame:
+                    self._mention(event)
+                case SourceSeen():
+                    self.session.seen(frame, event.thumbnail)
+                case GenerationOutput():
+                    await self._end(frame, Outcome(event))
+
+    async def _end(self, frame: Frame, outcome: Outcome[GenerationOutput]) -> None:
+        self._lost_since = None
+        await self._answer(self.session.ended(frame, outcome, _now()))
+
+    async def _answer(self, answers: list[Answer[GenerationOutput]]) -> None:
+        self._unsent += sum(answer.outcome.picture is not None for answer in answers)
+        async with self._answering:  # in the order in which the session gave them
+            for answer in answers:
+                await self._say(_message(answer))
 
     async def _wait_for_worker(self) -> None:
         now = _now()
@@ -252,6 +283,14 @@ class Connection:
                 self.close(CloseReason.TOKEN_EXPIRED, "the token has expired", retry_after=0.0)
                 return
             await asyncio.sleep(max(0.05, min(max(idle, 0.05), 3600.0 if left is None else left)))
+
+
+def _message(answer: Answer[GenerationOutput]) -> Picture | Dropped:
+    frame, outcome = answer.frame, answer.outcome
+    if outcome.picture is not None:
+        return Picture(frame.frame_id, outcome.picture, _now() - frame.arrived, answer.superseded)
+    assert outcome.reason is not None, "there is a reason where there is no picture"
+    return Dropped(frame.frame_id, outcome.reason, outcome.step, outcome.error)
 
 
 def _now() -> float:

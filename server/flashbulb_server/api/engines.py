@@ -1,32 +1,24 @@
-"""The api's side of EngineService: one channel and one stream a worker, shared by all calls to it."""
+"""The api's side of the engine's protocol: one connection a worker, shared by all calls to it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-import grpc
-
-from flashbulb.internal.v1 import engine_pb2, engine_pb2_grpc
+from flashbulb.internal.v1 import engine_pb2
 from flashbulb.v1.generation_pb2 import GenerationOutput
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
-from flashbulb_server.core.tasks import task_group
+from flashbulb_server.core.similarity import Comparison
 from flashbulb_server.wire.inputs import to_input
+from flashbulb_server.wire.link import Link, connect
 from flashbulb_server.wire.outputs import from_preview, from_progress
 from flashbulb_server.wire.status import from_status
 from flashbulb_server.wire.times import to_duration
 
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.http2.max_pings_without_data", 0),  # any number
-)
 _PING_SECONDS = 5.0
 _CONNECT_SECONDS = 2.0  # a worker that announces itself answers at once
 _WAITING_EVENTS = 64
@@ -38,6 +30,17 @@ _log = logging.getLogger(__name__)
 
 DrawingEvent = Progress | PreviewImage | GenerationOutput
 """What a worker says of a drawing. The pictures pass through as they came: unpacking them here would only be undone at the edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSeen:
+    """The picture to start from is not similar to what it was compared with."""
+
+    thumbnail: bytes
+
+
+class SourceSimilar(Exception):
+    """Nothing is drawn: the picture to start from hardly differs from what it was compared with."""
 
 
 class WorkerGone(Exception):
@@ -59,15 +62,16 @@ class DrawOrder:
     timeout: float | None = None
     progress: bool = False
     previews: bool = False
+    comparison: Comparison | None = None
 
 
 class DrawCall:
-    """One call on a worker's stream. Iterate it: the result comes last. `close` it in any case; an unfinished one is then cancelled."""
+    """One call to a worker. Iterate it: the result comes last. `close` it in any case; an unfinished one is then cancelled."""
 
     def __init__(self, stream: _Stream, call_id: int) -> None:
         self._stream = stream
         self._call_id = call_id
-        self._events: asyncio.Queue[DrawingEvent | Exception] = asyncio.Queue()
+        self._events: asyncio.Queue[DrawingEvent | SourceSeen | Exception] = asyncio.Queue()
         self._started = False
         self._over = False
         self._cancelled = False
@@ -76,7 +80,7 @@ class DrawCall:
         """Stops it at the next step; iterating then raises RequestCancelled, which tells the step. Without effect once it is over."""
         if not self._over and not self._cancelled:
             self._cancelled = True
-            self._stream.send(engine_pb2.DrawRequest(call_id=self._call_id, cancel=engine_pb2.CancelDrawing()))
+            self._stream.cancel(self._call_id)
 
     @property
     def cancelled(self) -> bool:
@@ -88,11 +92,11 @@ class DrawCall:
         self.cancel()
         self._stream.forget(self._call_id)
 
-    def __aiter__(self) -> AsyncIterator[DrawingEvent]:
+    def __aiter__(self) -> AsyncIterator[DrawingEvent | SourceSeen]:
         return self
 
-    async def __anext__(self) -> DrawingEvent:
-        """The next event. Raises WorkerGone, and what the worker says: WorkersBusy, Draining, RequestCancelled, EngineFailed and so on."""
+    async def __anext__(self) -> DrawingEvent | SourceSeen:
+        """The next event. Raises WorkerGone, SourceSimilar, and what the worker says: WorkersBusy, Draining, RequestCancelled, EngineFailed and so on."""
         if self._over:
             raise StopAsyncIteration
         event = await self._events.get()
@@ -114,6 +118,10 @@ class DrawCall:
                 self._events.put_nowait(response.output)
             case "error":
                 self._events.put_nowait(from_status(response.error))
+            case "seen":
+                self._events.put_nowait(SourceSeen(response.seen.thumbnail))
+            case "similar":
+                self._events.put_nowait(SourceSimilar())
 
     def _offer(self, event: Progress | PreviewImage) -> None:
         if self._events.qsize() >= _WAITING_EVENTS:
@@ -121,20 +129,18 @@ class DrawCall:
         self._events.put_nowait(event)
 
     def fail(self) -> None:
-        """The stream broke."""
+        """The connection broke."""
         self._events.put_nowait(WorkerGone(started=self._started))
 
 
 class _Stream:
-    """The open stream to one worker."""
+    """The open connection to one worker."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
+    def __init__(self, ping_seconds: float) -> None:
+        self.link = Link(engine_pb2.DrawResponse, self._take, self._fail, ask_seconds=ping_seconds)
         self.broken = False
-        self._outbox: asyncio.Queue[engine_pb2.DrawRequest] = asyncio.Queue()
         self._calls: dict[int, DrawCall] = {}
         self._last_id = 0
-        self._wire: grpc.aio.StreamStreamCall[engine_pb2.DrawRequest, engine_pb2.DrawResponse] | None = None
 
     def start(self, order: DrawOrder) -> DrawCall:
         """Begins a call."""
@@ -148,113 +154,83 @@ class _Stream:
             timeout=None if order.timeout is None else to_duration(order.timeout),
             include_progress=order.progress,
             include_previews=order.previews,
+            comparison=None if order.comparison is None else _to_comparison(order.comparison),
         )
-        self.send(engine_pb2.DrawRequest(call_id=self._last_id, start=message))
+        self.link.send(engine_pb2.DrawRequest(call_id=self._last_id, start=message))
         return call
 
-    def send(self, message: engine_pb2.DrawRequest) -> None:
-        """Sends a message soon. A call sends two at most, so what waits is bounded by the calls."""
-        if not self.broken:
-            self._outbox.put_nowait(message)
+    def cancel(self, call_id: int) -> None:
+        """Stops a call at its next step."""
+        self.link.send(engine_pb2.DrawRequest(call_id=call_id, cancel=engine_pb2.CancelDrawing()))
 
     def forget(self, call_id: int) -> None:
         """What still comes for the call is dropped."""
         self._calls.pop(call_id, None)
 
-    async def run(self) -> None:
-        """Hands answers to their calls until the stream breaks."""
-        stream = self._wire = engine_pb2_grpc.EngineServiceStub(self.channel).Draw()
-        try:
-            async with task_group() as tasks:
-                writing = tasks.create_task(self._write(stream))
-                while isinstance(response := await stream.read(), engine_pb2.DrawResponse):
-                    if call := self._calls.get(response.call_id):
-                        call.take(response)
-                writing.cancel()
-        except grpc.aio.AioRpcError as err:
-            _log.info("stream to a worker ended", extra={"code": err.code().name})
-        finally:
-            self.broken = True
-            stream.cancel()
-            for call in self._calls.values():
-                call.fail()
-
-    async def _write(self, stream: grpc.aio.StreamStreamCall[engine_pb2.DrawRequest, engine_pb2.DrawResponse]) -> None:
-        """Sends what is in the outbox. By hand: the task that grpc would iterate a generator with outlives a broken stream."""
-        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # reading tells how it ended
-            while True:
-                await stream.write(await self._outbox.get())
-
     def close(self) -> None:
-        """Breaks the stream off: its calls raise WorkerGone."""
+        """Breaks the connection off: its calls raise WorkerGone."""
+        self.link.abort()
+        self._fail()
+
+    def _take(self, response: engine_pb2.DrawResponse) -> None:
+        if call := self._calls.get(response.call_id):
+            call.take(response)
+
+    def _fail(self) -> None:
         self.broken = True
-        if self._wire is not None:
-            self._wire.cancel()
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.fail()
 
 
 class Engines:
-    """Streams to workers, opened when they are needed. `async with`: closes them at the end.
+    """Connections to workers, opened when they are needed. `async with`: closes them at the end.
 
     A worker that hangs, or whose host is gone, says nothing. After `ping_seconds` of silence it is asked, and after as many again its calls
     raise WorkerGone.
     """
 
     def __init__(self, *, ping_seconds: float = _PING_SECONDS) -> None:
-        limit = int(ping_seconds * 1000)
-        self._options = (
-            *_CHANNEL_OPTIONS,
-            ("grpc.keepalive_time_ms", limit),
-            ("grpc.keepalive_timeout_ms", limit),
-            # Also for pings that measure bandwidth: while one is on its way no other is sent.
-            ("grpc.http2.ping_timeout_ms", limit),
-        )
+        self._ping_seconds = ping_seconds
         self._streams: dict[str, _Stream] = {}
-        self._stack = AsyncExitStack()
-        self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Engines:
-        self._tasks = await self._stack.enter_async_context(task_group())
-        self._stack.callback(lambda: [task.cancel() for task in self._running])
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._stack.__aexit__(kind, error, trace)
+    ) -> None:
+        self.forget(set())
 
     async def start(self, address: str, order: DrawOrder) -> DrawCall:
         """Begins to draw on a worker. Raises WorkerGone if it does not answer."""
         stream = self._streams.get(address)
         if stream is None or stream.broken:
             stream = await self._open(address)
+        if stream.broken:  # as soon as it was open
+            raise WorkerGone(started=False)
         return stream.start(order)
 
     def forget(self, addresses: set[str]) -> None:
-        """Closes the streams of workers that are not among `addresses`."""
+        """Closes the connections to workers that are not among `addresses`."""
         for address in [a for a in self._streams if a not in addresses]:
             self._streams.pop(address).close()
 
     async def _open(self, address: str) -> _Stream:
-        assert self._tasks is not None, "Engines is not entered"
-        channel = grpc.aio.insecure_channel(address, options=self._options)
+        stream = _Stream(self._ping_seconds)
         try:
-            await asyncio.wait_for(channel.channel_ready(), _CONNECT_SECONDS)
-        except TimeoutError:
-            await channel.close()
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await connect(address, stream.link)
+        except (TimeoutError, OSError) as err:
+            _log.info("a worker does not answer", extra={"address": address, "problem": str(err)})
             raise WorkerGone(started=False) from None
         known = self._streams.get(address)
         if known is not None and not known.broken:  # somebody else was faster
-            await channel.close()
+            stream.close()
             return known
-        stream = self._streams[address] = _Stream(channel)
-        task = self._tasks.create_task(self._keep(stream))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._streams[address] = stream
         return stream
 
-    async def _keep(self, stream: _Stream) -> None:
-        try:
-            await stream.run()
-        finally:
-            await stream.channel.close()
+
+def _to_comparison(comparison: Comparison) -> engine_pb2.Comparison:
+    return engine_pb2.Comparison(thumbnail=comparison.thumbnail, threshold=comparison.threshold)

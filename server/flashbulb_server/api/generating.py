@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import closing
 from dataclasses import dataclass
 
-from flashbulb_server.api.engines import DrawCall, DrawingEvent, DrawOrder, Engines, WorkerGone
+from flashbulb_server.api.engines import DrawCall, DrawingEvent, DrawOrder, Engines, SourceSeen, WorkerGone
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.ids import new_request_id
+from flashbulb_server.core.similarity import Comparison
 from flashbulb_server.errors import Draining, FlashbulbError, NoWorker, WorkersBusy
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.wire.records import Announcement
@@ -26,6 +27,7 @@ class DirectCall:
     previews: bool = False
     runner_hint: str = ""
     work_class: WorkClass = WorkClass.DIRECT
+    comparison: Comparison | None = None
 
 
 class Generating:
@@ -48,7 +50,8 @@ class Generating:
                 with closing(await self._engines.start(worker.address, self._order(spec, call))) as drawing:
                     async for event in drawing:
                         started = True
-                        yield event
+                        if not isinstance(event, SourceSeen):
+                            yield event
                 return
             except WorkerGone as err:
                 if started:
@@ -76,6 +79,7 @@ class Generating:
             timeout=call.timeout,
             progress=call.progress,
             previews=call.previews,
+            comparison=call.comparison,
         )
 
     def _candidates(self, spec: GenerationSpec, hint: str) -> list[Announcement]:

@@ -1,4 +1,6 @@
-"""What no caller asks for: expires overdue requests, repairs records without a job, ends requests whose workers were all lost."""
+"""What no caller asks for: expires overdue requests, repairs records without a job or with a webhook that nobody queued, ends requests
+whose workers were all lost.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +38,7 @@ class Janitor:
         self._clock = clock
         self._scanned = 0
         self._young: dict[str, Request] = {}
+        self._owing: dict[str, Request] = {}
 
     async def run(self) -> None:
         """Cleans until it is cancelled."""
@@ -50,7 +53,9 @@ class Janitor:
         """One round. Raises StoreUnavailable."""
         await self._end_lost()
         await self._expire_overdue()
+        await self._look_at_records()
         await self._repair_orphans()
+        await self._repair_webhooks()
 
     async def _end_lost(self) -> None:
         async for sequence in self._lost.waiting():
@@ -77,14 +82,27 @@ class Janitor:
                 except RequestNotFound:
                     await self._stores.jobs.remove(job.request_id)
 
-    async def _repair_orphans(self) -> None:
-        """Every record is looked at once after it was last written, which is when it can have been left without a job."""
+    async def _look_at_records(self) -> None:
+        """Every record is looked at once after it was last written, which is when it can have been left without a job or a webhook's message."""
         async for stored in self._stores.records.written_after(self._scanned):
             self._scanned = stored.revision
-            if stored.request.state is State.QUEUED:
-                self._young[stored.request.request_id] = stored.request
-            else:
-                self._young.pop(stored.request.request_id, None)
+            request = stored.request
+            self._young.pop(request.request_id, None)
+            self._owing.pop(request.request_id, None)
+            if request.state is State.QUEUED:
+                self._young[request.request_id] = request
+            elif request.owes_webhook:
+                self._owing[request.request_id] = request
+
+    async def _repair_webhooks(self) -> None:
+        now = self._clock()
+        for request in [r for r in self._owing.values() if now - r.end_time >= _ORPHAN_SECONDS]:
+            if not await self._stores.webhooks.holds(request):
+                await self._stores.webhooks.publish(request)
+                _log.warning("webhook that nobody queued repaired", extra={"request_id": request.request_id})
+            del self._owing[request.request_id]
+
+    async def _repair_orphans(self) -> None:
         now = self._clock()
         for request in [r for r in self._young.values() if now - r.create_time >= _ORPHAN_SECONDS]:
             await self._repair(request)

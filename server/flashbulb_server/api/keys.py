@@ -50,6 +50,9 @@ class Keys:
     def __len__(self) -> int:
         return len(self._digests)
 
+    def __contains__(self, key_id: str) -> bool:
+        return key_id in self._digests
+
     def authenticate(self, authorization: str | bytes | None) -> str:
         """Id of the key in an `authorization` value, `Key <id>:<secret>`. Raises KeyMissing or KeyUnknown."""
         text = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""

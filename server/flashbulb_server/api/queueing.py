@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from flashbulb_server.core.generation import GenerationResult, GenerationSpec, P
 from flashbulb_server.core.ids import created_at, is_request_id, new_request_id
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLine, Request, State
 from flashbulb_server.core.submission import Page, Submission
+from flashbulb_server.core.webhooks import Webhook
 from flashbulb_server.errors import (
     IdempotencyKeyReused,
     QueueFull,
@@ -23,15 +25,18 @@ from flashbulb_server.errors import (
     RequestNotFinished,
     RequestNotFound,
     StartTimeout,
+    StoreUnavailable,
 )
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.messaging.jobs import JobQueue
 from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords, RevisionConflict, Stored
+from flashbulb_server.messaging.webhooks import WebhookQueue
 from flashbulb_server.wire.records import Event, Job
 
 CANCEL_SECONDS = 10.0  # a worker answers after the step it is in; the longest step known is a few seconds on a CPU
 _LIST_BATCH = 64
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Stores:
     jobs: JobQueue
     events: EventBus
     fleet: Fleet
+    webhooks: WebhookQueue
 
 
 class Queueing:
@@ -105,6 +111,8 @@ class Queueing:
                     return await self._resume(owner, bound_id), True
                 except RequestNotFound:
                     request_id = bound_id  # claimed by a submission that died before its record
+        if submission.max_waiting is not None:
+            await self._check_room(submission.max_waiting, owner, token)
         request = self._new_request(owner, request_id, spec, submission, now)
         # The time in the id, not now: a submission that is repeated under its idempotency key names the same files.
         expire_time = created_at(request_id) + request.start_deadline - now + self._settings.keep_seconds
@@ -128,6 +136,12 @@ class Queueing:
             raise
         return request, False
 
+    async def _check_room(self, limit: int, owner: str, token: str) -> None:
+        if await self._stores.jobs.waiting() >= limit:
+            if token:
+                await self._stores.keys.release(owner, token)
+            raise QueueFull(limit)
+
     def _new_request(
         self, owner: str, request_id: str, spec: GenerationSpec, submission: Submission, now: float
     ) -> Request:
@@ -142,6 +156,9 @@ class Queueing:
             start_deadline=now + wait,
             runner_hint=submission.runner_hint,
             total_steps=spec.steps,
+            no_retry=submission.no_retry,
+            keep=0.0 if submission.keep is None else min(submission.keep, self._settings.keep_seconds),
+            webhook=Webhook(submission.webhook_url) if submission.webhook_url else None,
         )
 
     async def _resume(self, owner: str, request_id: str) -> Request:
@@ -184,9 +201,13 @@ class Queueing:
         return expired
 
     async def settle(self, ended: Request) -> None:
-        """After a request was ended without a worker: takes its job out and tells who watches."""
+        """After a request was ended without a worker: takes its job out, tells who watches, and makes its webhook due."""
         await self._stores.jobs.remove(ended.request_id)
         await self._stores.events.publish(ended.request_id, Event(ended.sequence, ended.end_time, ended.state))
+        try:
+            await self._stores.webhooks.publish(ended)
+        except StoreUnavailable:  # the janitor finds it
+            _log.warning("webhook not queued yet", extra={"request_id": ended.request_id})
 
     async def view(self, request: Request) -> RequestView:
         """Adds position, expected time and progress."""
@@ -219,7 +240,7 @@ class Queueing:
             raise RequestNotFinished(request_id, request.state)
         if request.result is None:
             return request.failure or Failure("INTERNAL", "the request ended without an outcome")
-        return await self._results.present(request.result)
+        return await self._results.present(request.result, seconds=max(1.0, request.expire_time - self._clock()))
 
     async def cancel(self, owner: str, request_id: str) -> CancelReceipt:
         """Stops a request in any state. Raises RequestNotFound.

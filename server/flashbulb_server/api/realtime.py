@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 
+from flashbulb.v1.generation_pb2 import GenerationOutput
 from flashbulb_server.api.connection import Connection, Surroundings
 from flashbulb_server.api.generating import Generating
 from flashbulb_server.api.session_messages import CloseReason, Incoming, Opened, Opening, Outgoing
@@ -28,7 +29,7 @@ class _Kept:
     owner: str
     endpoint: str
     session_id: str
-    session: Session
+    session: Session[GenerationOutput]
     connection: Connection | None = None
     until: float = 0.0
     taken_over: bool = False
@@ -79,7 +80,7 @@ class Realtime:
         finally:
             del self._live[token]
             self._counts[grant.owner] -= 1
-            if not connection.ended_by_caller and not kept.taken_over:
+            if opening.resumable and not connection.ended_by_caller and not kept.taken_over:
                 kept.connection, kept.until = None, self._shared.clock() + RESUME_SECONDS
                 self._parked[token] = kept
                 self._forget_parked()
@@ -95,8 +96,7 @@ class Realtime:
         resolve_session(opening.endpoint, values, self._shared.fleet.installed(), also=opening.problems)
         values.setdefault("seed", secrets.randbelow(2**32))  # one for the session: pictures should not flicker
         if found is None:
-            session = Session(values, policy=opening.policy, max_waiting=opening.max_waiting, max_fps=opening.max_fps)
-            return _Kept(grant.owner, opening.endpoint, secrets.token_hex(8), session)
+            return _Kept(grant.owner, opening.endpoint, secrets.token_hex(8), _new_session(values, opening))
         session = found.session.successor()
         session.values = values
         found.taken_over = True
@@ -114,3 +114,14 @@ class Realtime:
                 return
             held -= oldest.session.inline_bytes
             self._parked.popitem(last=False)
+
+
+def _new_session(values: dict[str, object], opening: Opening) -> Session[GenerationOutput]:
+    return Session(
+        values,
+        policy=opening.policy,
+        max_waiting=opening.max_waiting,
+        max_fps=opening.max_fps,
+        max_in_flight=opening.max_in_flight,
+        similar_threshold=opening.similar_threshold,
+    )

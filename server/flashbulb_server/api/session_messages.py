@@ -6,9 +6,27 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flashbulb.v1.generation_pb2 import GenerationOutput
+from flashbulb_server.core.catalog import ENDPOINTS, Kind
+from flashbulb_server.core.flight import DropReason
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage
-from flashbulb_server.core.realtime import DropReason, FramePolicy
+from flashbulb_server.core.realtime import FramePolicy
 from flashbulb_server.errors import FieldViolation, FlashbulbError
+
+MAX_IN_FLIGHT = 4
+
+
+def option_problems(endpoint: str, in_flight: int, threshold: float | None) -> list[FieldViolation]:
+    """What is wrong with a session's options, whatever transport they came by."""
+    problems: list[FieldViolation] = []
+    if not 1 <= in_flight <= MAX_IN_FLIGHT:
+        problems.append(FieldViolation("max_frames_in_flight", f"must be from 1 to {MAX_IN_FLIGHT}"))
+    if threshold is None:
+        return problems
+    if not 0 <= threshold <= 1:
+        problems.append(FieldViolation("similar_image_threshold", "must be from 0 to 1"))
+    elif all(field.kind is not Kind.SOURCE for field in ENDPOINTS[endpoint].fields):
+        problems.append(FieldViolation("similar_image_threshold", f"{endpoint} takes no picture to compare"))
+    return problems
 
 
 class CloseReason(StrEnum):
@@ -23,7 +41,10 @@ class CloseReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a caller wants its session. `problems`: what is wrong with it apart from the values."""
+    """How a caller wants its session. `problems`: what is wrong with it apart from the values.
+
+    `resumable`: whether the caller can come back to it once it breaks off.
+    """
 
     endpoint: str
     values: dict[str, object]
@@ -32,7 +53,10 @@ class Opening:
     max_waiting: int = 16
     previews: bool = False
     resume_token: str = ""
+    resumable: bool = True
     problems: tuple[FieldViolation, ...] = ()
+    max_in_flight: int = 1
+    similar_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

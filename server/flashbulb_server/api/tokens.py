@@ -62,10 +62,15 @@ class Tokens:
             raise Misconfigured(f"FLASHBULB_API__TOKEN_SECRET has less than {MIN_SECRET_CHARS} characters")
         return cls(secret, clock=clock)
 
-    def create(self, owner: str, endpoints: Sequence[str], lifetime: float | None) -> Token:
-        """A token for some endpoints. `lifetime` in seconds, 1 to 3600, None for 120. Raises InvalidRequest."""
+    def create(
+        self, owner: str, endpoints: Sequence[str], lifetime: float | None, *, allow_none: bool = False
+    ) -> Token:
+        """A token for some endpoints. `lifetime` in seconds, 1 to 3600, None for 120. Raises InvalidRequest.
+
+        `allow_none`: whether one that is good for nothing may be made.
+        """
         problems: list[FieldViolation] = []
-        if not 1 <= len(endpoints) <= MAX_ENDPOINTS:
+        if not (0 if allow_none else 1) <= len(endpoints) <= MAX_ENDPOINTS:
             problems.append(FieldViolation("allowed_endpoints", f"must name 1 to {MAX_ENDPOINTS} endpoints"))
         unknown = [endpoint for endpoint in endpoints[:MAX_ENDPOINTS] if endpoint not in ENDPOINTS]
         if unknown:

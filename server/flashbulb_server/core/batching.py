@@ -58,6 +58,9 @@ class Plan:
 
 def plan_batch(lanes: Sequence[Candidate], *, shares: Shares, pace: Pace, reserve: Reserve, max_batch: int) -> Plan:
     """The next call: at least one lane where there is any, at most `max_batch`, all of one bucket."""
+    if len(lanes) == 1:
+        alone = _seconds(pace, lanes[0], 1) if lanes[0].work_class is WorkClass.REALTIME else 0.0
+        return Plan([0], int(lanes[0].work_class is WorkClass.REALTIME), alone)
     frames = [i for i, lane in enumerate(lanes) if lane.work_class is WorkClass.REALTIME]
     others = [i for i, lane in enumerate(lanes) if lane.work_class is not WorkClass.REALTIME]
     if not frames:

@@ -110,7 +110,7 @@ def parse_uri(uri: str, *, field: str = "uri") -> FileKey:
 def file_spec(
     *, content_type: str, file_name: str, size_bytes: int, lifetime: float | None, size_required: bool, path: str
 ) -> FileSpec:
-    """A valid spec with its defaults. Raises InvalidRequest with every bad field; `path` is the name of the message they are in."""
+    """A valid spec with its defaults. Raises InvalidRequest with every bad field; `path` is the name of the message they are in, if any."""
     keep = DEFAULT_LIFETIME if lifetime is None else lifetime
     low = 1 if size_required else 0
     problems = (
@@ -122,7 +122,7 @@ def file_spec(
         ),
         ("lifetime", None if MIN_LIFETIME <= keep <= MAX_LIFETIME else f"must be from 60 s to 30 days, not {keep:g} s"),
     )
-    violations = [FieldViolation(f"{path}.{name}", problem) for name, problem in problems if problem]
+    violations = [FieldViolation(f"{path}.{name}".lstrip("."), problem) for name, problem in problems if problem]
     if violations:
         raise InvalidRequest(violations)
     return FileSpec(content_type, file_name, size_bytes, keep)

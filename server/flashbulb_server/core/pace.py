@@ -59,7 +59,10 @@ class Pace:
         Straight lines join the sizes that were seen. Beyond them the last line goes on, within what can be: more lanes take no less time,
         and no more than in proportion.
         """
-        points = sorted(self._calls.get(model, {}).copy().items())  # a copy: another thread may be observing
+        seen = self._calls.get(model, {})
+        if (known := seen.get(lanes)) is not None:
+            return work * known
+        points = sorted(seen.copy().items())  # a copy: another thread may be observing
         return work * _line(points, lanes) if points else 0.0
 
     def finish_seconds(self, model: str, pictures: int, *, work: float) -> float:

@@ -1,18 +1,19 @@
 """The life of a request as a state machine. Pure: no clock, no store; times are unix seconds and come as arguments.
 
 1. A record changes only through the functions here, and only along TRANSITIONS.
-2. A terminal state never changes.
+2. A terminal state never changes. Beside it, the delivery of the webhook goes on.
 3. `attempt` fences workers: only the worker that started the latest attempt may finish it.
 4. Sequences of events grow within a request: those of attempt k lie in [k * 2^20, (k + 1) * 2^20), the terminal one is the last of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from flashbulb_server.core.generation import GenerationResult, GenerationSpec
+from flashbulb_server.core.webhooks import DeliveryState, Webhook
 from flashbulb_server.errors import FlashbulbError
 
 MAX_LOG_LINES = 100
@@ -43,6 +44,7 @@ class Change(StrEnum):
     FAIL = "FAIL"
     CANCEL = "CANCEL"
     EXPIRE = "EXPIRE"
+    DELIVER = "DELIVER"
 
 
 TRANSITIONS: Mapping[tuple[State, Change], State] = {
@@ -54,6 +56,10 @@ TRANSITIONS: Mapping[tuple[State, Change], State] = {
     (State.RUNNING, Change.SUCCEED): State.SUCCEEDED,
     (State.RUNNING, Change.FAIL): State.FAILED,
     (State.RUNNING, Change.CANCEL): State.CANCELLED,
+    (State.SUCCEEDED, Change.DELIVER): State.SUCCEEDED,
+    (State.FAILED, Change.DELIVER): State.FAILED,
+    (State.CANCELLED, Change.DELIVER): State.CANCELLED,
+    (State.EXPIRED, Change.DELIVER): State.EXPIRED,
 }
 
 
@@ -119,6 +125,14 @@ class Request:
     logs: tuple[LogLine, ...] = ()
     result: GenerationResult | None = None
     failure: Failure | None = None
+    webhook: Webhook | None = None
+    no_retry: bool = False
+    keep: float = 0.0  # seconds that the outcome is kept at most; 0 for as long as the server does
+
+    @property
+    def owes_webhook(self) -> bool:
+        """Whether it has ended and its webhook is still to be delivered."""
+        return self.state.terminal and self.webhook is not None and self.webhook.state is DeliveryState.PENDING
 
 
 class IllegalChange(Exception):
@@ -180,6 +194,13 @@ def expire(request: Request, failure: Failure, *, now: float, keep: float) -> Re
     return replace(_end(request, Change.EXPIRE, now, keep, ()), failure=failure)
 
 
+def deliver(request: Request, change: Callable[[Webhook], Webhook]) -> Request:
+    """The delivery of its webhook went on, or begins anew."""
+    if request.webhook is None:
+        raise IllegalChange(request, Change.DELIVER)
+    return replace(request, state=_next(request, Change.DELIVER), webhook=change(request.webhook))
+
+
 def overdue(request: Request, now: float) -> bool:
     """Whether it waited longer than it may."""
     return request.state is State.QUEUED and now >= request.start_deadline
@@ -203,6 +224,8 @@ def _fence(request: Request, attempt: int, change: Change) -> None:
 
 
 def _end(request: Request, change: Change, now: float, keep: float, logs: tuple[LogLine, ...]) -> Request:
+    if request.keep and request.webhook is None:  # a webhook is made of the record, for as long as it is tried
+        keep = min(keep, request.keep)
     return replace(
         request,
         state=_next(request, change),

@@ -15,6 +15,7 @@ MAX_DATA_CHARS = 12 * 1024 * 1024
 MAX_URI_CHARS = 2048
 MAX_FETCHED_BYTES = 20 * 1024 * 1024
 
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f-\x9f\ud800-\udfff]")
 
 
@@ -61,6 +62,8 @@ def inline_bytes(source: SourceImage) -> bytes:
 def _data_problem(uri: str) -> str | None:
     if len(uri) > MAX_DATA_CHARS:
         return f"the data URI has {len(uri)} characters, at most {MAX_DATA_CHARS} are allowed"
+    if _HALVES.search(uri):
+        return "the data URI holds halves of characters"
     return None if "," in uri else "the data URI has no comma"
 
 

@@ -1,11 +1,12 @@
 """From what a caller gave to a value that cannot be invalid. The only place where inputs are judged; knows no transport.
 
 `resolve` takes the fields that were given, by name: texts, numbers and flags as Python values, `image_size` as a preset's name or as
-(width, height) with 0 for an absent side, pictures as SourceImage. It reports every bad field at once.
+(width, height) with None for an absent side, pictures as SourceImage. It reports every bad field at once.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import reprlib
 import secrets
@@ -53,17 +54,27 @@ def resolve(
         raise EndpointUnavailable(endpoint_id, [e.id for e in ENDPOINTS.values() if models_of(e, models)])
 
     violations = list(also)
-    values = {field.name: _value(field, given.get(field.name), violations) for field in endpoint.fields}
+    values = dict(_defaults(endpoint_id))
+    for field in endpoint.fields:
+        if field.required or field.name in given:
+            values[field.name] = _value(field, given.get(field.name), violations)
     model = _model(endpoint, values.get("model_name"), available, violations)
     if model is not None:
         _check_area(values, model, violations)
     _check_last_seed(values, violations)
     if values.get("expand_prompt"):
-        violations.append(FieldViolation("expand_prompt", "no prompt expansion is installed on this server"))
+        text = "no prompt expansion is installed on this server"
+        violations.append(FieldViolation("expand_prompt", text, "feature_not_supported"))
     if violations or model is None:
         raise InvalidRequest(violations)
     _check_safety(values, model)
     return _spec(endpoint, model, values)
+
+
+@functools.cache
+def _defaults(endpoint_id: str) -> Mapping[str, object]:
+    """What fields have when nothing is given, by name; most of them are given nothing most of the time."""
+    return {field.name: _default(field) for field in ENDPOINTS[endpoint_id].fields}
 
 
 def resolve_session(
@@ -77,7 +88,7 @@ def resolve_session(
     try:
         return resolve(endpoint_id, given, installed, also=also)
     except InvalidRequest as err:
-        others = [violation for violation in err.violations if violation.description != _REQUIRED]
+        others = [violation for violation in err.violations if violation.type != "missing"]
         if others:
             raise InvalidRequest(others) from None
         return None
@@ -100,7 +111,8 @@ def _model(
     found = next((m for m in available if m.name == name), None)
     if found is None:
         names = ", ".join(m.name for m in available)
-        violations.append(FieldViolation("model_name", f"{_shown.repr(name)} is not installed; installed: {names}"))
+        text = f"{_shown.repr(name)} is not installed; installed: {names}"
+        violations.append(FieldViolation("model_name", text, "one_of", {"expected": [m.name for m in available]}))
     return found
 
 
@@ -108,20 +120,16 @@ def _check_last_seed(values: Mapping[str, object], violations: list[FieldViolati
     """Picture i is drawn with `seed + i`, and every picture's seed must be one that can be given again."""
     seed, pictures = values.get("seed"), values.get("num_images")
     if isinstance(seed, int) and isinstance(pictures, int) and seed + pictures - 1 > MAX_SEED:
-        violations.append(
-            FieldViolation("seed", f"must be at most {MAX_SEED - pictures + 1} for {pictures} pictures, not {seed}")
-        )
+        most = MAX_SEED - pictures + 1
+        text = f"must be at most {most} for {pictures} pictures, not {seed}"
+        violations.append(FieldViolation("seed", text, "less_than_equal", {"le": most}))
 
 
 def _check_area(values: Mapping[str, object], model: ModelInfo, violations: list[FieldViolation]) -> None:
     size = values.get("image_size")
     if isinstance(size, tuple) and size[0] * size[1] > model.max_image_pixels:
-        violations.append(
-            FieldViolation(
-                "image_size",
-                f"{size[0]} x {size[1]} is more than the {model.max_image_pixels} pixels that {model.name} may draw",
-            )
-        )
+        text = f"{size[0]} x {size[1]} is more than the {model.max_image_pixels} pixels that {model.name} may draw"
+        violations.append(FieldViolation("image_size", text, "value_error", {"max_pixels": model.max_image_pixels}))
 
 
 def _check_safety(values: dict[str, object], model: ModelInfo) -> None:
@@ -136,81 +144,95 @@ def _value(field: Field, value: object, violations: list[FieldViolation]) -> obj
     """The value of one field, or its default. Adds to `violations` and gives None when it is bad."""
     if value is None or (value == "" and field.kind is not Kind.TEXT):
         if field.required:
-            violations.append(FieldViolation(field.name, _REQUIRED))
+            violations.append(FieldViolation(field.name, _REQUIRED, "missing"))
             return None
-        value = field.default
-        if field.kind is Kind.SIZE:
-            return IMAGE_SIZES[str(value)]
-        return value
-    problem = _problem(field, value)
-    if problem:
-        violations.append(FieldViolation(*problem))
+        return _default(field)
+    problems = _problems(field, value)
+    if problems:
+        violations.extend(problems)
         return None
     if field.kind is Kind.SIZE:
         return _dimensions(value)
     return float(value) if field.kind is Kind.NUMBER else value  # type: ignore[arg-type]  # _number_problem passed it
 
 
-def _problem(field: Field, value: object) -> tuple[str, str] | None:
-    """(path, what is wrong) of a value that was given, or None."""
+def _default(field: Field) -> object:
+    return IMAGE_SIZES[str(field.default)] if field.kind is Kind.SIZE else field.default
+
+
+def _problems(field: Field, value: object) -> list[FieldViolation]:
+    """What is wrong with a value that was given."""
+    problem: FieldViolation | None = None
     match field.kind:
         case Kind.TEXT:
-            text = _text_problem(field, value)
+            problem = _text_problem(field, value)
         case Kind.INTEGER | Kind.NUMBER:
-            text = _number_problem(field, value)
+            problem = _number_problem(field.name, value, field.minimum, field.maximum, whole=field.kind is Kind.INTEGER)
         case Kind.CHOICE:
-            text = None if value in field.choices else f"must be one of {', '.join(field.choices)}"
+            if value not in field.choices:
+                problem = _not_among(field.name, field.choices)
         case Kind.BOOLEAN:
-            text = None if isinstance(value, bool) else "must be true or false"
+            if not isinstance(value, bool):
+                problem = FieldViolation(field.name, "must be true or false", "bool_type")
         case Kind.SIZE:
-            return _size_problem(field, value)
+            return _size_problems(field, value)
         case Kind.SOURCE:
-            text = source_problem(value) if isinstance(value, SourceImage) else "must be a picture"
-        case _:
-            text = None
-    return (field.name, text) if text else None
+            problem = _source_problem(field, value)
+    return [problem] if problem else []
 
 
-def _text_problem(field: Field, value: object) -> str | None:
+def _text_problem(field: Field, value: object) -> FieldViolation | None:
     if not isinstance(value, str):
-        return "must be a text"
+        return FieldViolation(field.name, "must be a text", "string_type")
     if field.required and not value.strip():
-        return "must not be empty"
+        return FieldViolation(field.name, "must not be empty", "sequence_too_short", {"min_length": 1})
     if field.maximum is not None and len(value) > field.maximum:
-        return f"has {len(value)} characters, at most {int(field.maximum)} are allowed"
+        most = int(field.maximum)
+        text = f"has {len(value)} characters, at most {most} are allowed"
+        return FieldViolation(field.name, text, "sequence_too_long", {"max_length": most})
     if _UNPRINTABLE.search(value):
-        return "must not hold control characters"
+        return FieldViolation(field.name, "must not hold control characters")
     return None
 
 
-def _number_problem(field: Field, value: object) -> str | None:
-    whole = field.kind is Kind.INTEGER
+def _number_problem(
+    path: str, value: object, low: float | None, high: float | None, *, whole: bool
+) -> FieldViolation | None:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        return f"must be a {'whole ' if whole else ''}number, not {_shown.repr(value)}"
-    assert field.minimum is not None and field.maximum is not None, "every number of the catalog has a range"
-    if not field.minimum <= value <= field.maximum:  # NaN is in no range
-        return f"must be from {field.minimum} to {field.maximum}, not {_shown.repr(value)}"
+        text = f"must be a {'whole ' if whole else ''}number, not {_shown.repr(value)}"
+        return FieldViolation(path, text, "int_type" if whole else "float_type")
+    assert low is not None and high is not None, "every number of the catalog has a range"
+    if not low <= value <= high:  # NaN is in no range
+        text = f"must be from {low} to {high}, not {_shown.repr(value)}"
+        if value < low:
+            return FieldViolation(path, text, "greater_than_equal", {"ge": low})
+        return FieldViolation(path, text, "less_than_equal", {"le": high})
     return None
 
 
-def _size_problem(field: Field, value: object) -> tuple[str, str] | None:
+def _not_among(path: str, names: Iterable[str], more: str = "") -> FieldViolation:
+    expected = list(names)
+    return FieldViolation(path, f"must be one of {', '.join(expected)}{more}", "one_of", {"expected": expected})
+
+
+def _source_problem(field: Field, value: object) -> FieldViolation | None:
+    if not isinstance(value, SourceImage):
+        return FieldViolation(field.name, "must be a picture", "string_type")
+    text = source_problem(value)
+    return FieldViolation(field.name, text) if text else None
+
+
+def _size_problems(field: Field, value: object) -> list[FieldViolation]:
+    """Of a named size, or of (width, height), where None is an absent side."""
     if isinstance(value, str):
-        return (
-            None
-            if value in field.choices
-            else (field.name, f"must be one of {', '.join(field.choices)}, or dimensions")
-        )
-    if not (isinstance(value, tuple) and len(value) == 2 and all(type(side) is int for side in value)):  # no bool
-        return (field.name, "must be a named size, or width and height")
+        return [] if value in field.choices else [_not_among(field.name, field.choices, ", or dimensions")]
+    if not (isinstance(value, tuple) and len(value) == 2):
+        return [FieldViolation(field.name, "must be a named size, or width and height")]
+    sides = ((f"{field.name}.{name}", side) for name, side in zip(("width", "height"), value, strict=True))
     high = int(field.maximum or 0)
-    bad = [name for name, side in zip(("width", "height"), value, strict=True) if side < 0 or side > high]
-    if bad:
-        return (
-            f"{field.name}.{bad[0]}" if len(bad) == 1 else field.name,
-            f"{' and '.join(bad)} must be from 1 to {high}",
-        )
-    return None
+    found = (_number_problem(path, side, 1, high, whole=True) for path, side in sides if side is not None)
+    return [problem for problem in found if problem]
 
 
-def _dimensions(value: Any) -> tuple[int, int]:  # noqa: ANN401  # _size_problem passed it
+def _dimensions(value: Any) -> tuple[int, int]:  # noqa: ANN401  # _size_problems passed it
     return IMAGE_SIZES[value] if isinstance(value, str) else (value[0] or DEFAULT_SIDE, value[1] or DEFAULT_SIDE)

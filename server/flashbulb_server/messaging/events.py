@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -53,6 +55,17 @@ class EventBus:
                 if not self._nc.is_closed:
                     await subscription.unsubscribe()
 
+    async def listen(self, request_id: str, kinds: Sequence[str]) -> Ear:
+        """Hears that something of these kinds happens to a request (`state`, `log`), from now on, until it is closed.
+
+        Raises StoreUnavailable.
+        """
+        ear = Ear(self._nc)
+        with unavailable():
+            for kind in kinds:
+                ear.subscriptions.append(await self._nc.subscribe(f"events.{request_id}.{kind}", cb=ear.hear))
+        return ear
+
     async def backlog(self, request_id: str, after_sequence: int = 0, kind: str = "*") -> list[Event]:
         """Events that are kept and come after a sequence, in order. Empty if there are none. Raises StoreUnavailable."""
         subject = f"events.{request_id}.{kind}"
@@ -69,6 +82,25 @@ class EventBus:
             return None
         event = decode_event(message.data or b"")
         return event.body if event is not None and isinstance(event.body, Progress) else None
+
+
+@dataclass(slots=True, eq=False)
+class Ear:
+    """Whether something was `heard` since that was last set to False; what it was, does not matter."""
+
+    nc: Client
+    heard: bool = False
+    subscriptions: list[Subscription] = field(default_factory=list)
+
+    async def hear(self, message: Msg) -> None:
+        """Callback of the subscriptions."""
+        self.heard = True
+
+    async def close(self) -> None:
+        """Hears no more."""
+        for subscription in self.subscriptions:
+            if not self.nc.is_closed:
+                await subscription.unsubscribe()
 
 
 class Follower:

@@ -68,6 +68,10 @@ class JobQueue:
         ahead = max(0, pending - behind - 1)
         return ahead if priority is Priority.NORMAL else ahead + await self._pending(Priority.NORMAL)
 
+    async def waiting(self) -> int:
+        """Jobs that no worker has leased yet."""
+        return sum([await self._pending(priority) for priority in Priority])
+
     async def exists(self, request_id: str, priority: Priority) -> bool:
         """Whether the job waits or is leased."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -34,11 +35,12 @@ class Stored:
 
 
 class RequestRecords:
-    """The records. Every method raises StoreUnavailable when NATS does not answer."""
+    """The records. Every method raises StoreUnavailable when NATS does not answer. `clock` gives unix seconds."""
 
-    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+    def __init__(self, nc: Client, js: JetStreamContext, *, clock: Callable[[], float] = time.time) -> None:
         self._nc = nc
         self._js = js
+        self._clock = clock
 
     async def create(self, request: Request) -> Stored:
         """Stores a new request. Raises RevisionConflict if the id exists."""
@@ -101,13 +103,19 @@ class RequestRecords:
                     f"$KV.{REQUESTS}.{request.owner}.{request.request_id}",
                     encode_request(request),
                     headers=headers,
-                    msg_ttl=max(1, request.expire_time - request.end_time) if request.state.terminal else None,
+                    msg_ttl=self._ttl(request),
                 )
         except APIError as err:
             if err.err_code in _WRONG_LAST_SEQUENCE:
                 raise RevisionConflict from err
             raise
         return Stored(request, ack.seq)
+
+    def _ttl(self, request: Request) -> float | None:
+        """Seconds that a record is still kept: a terminal one is written again when its webhook fares on, and is not to live longer for it."""
+        if not request.state.terminal:
+            return None
+        return max(1.0, request.expire_time - max(self._clock(), request.end_time))
 
 
 class IdempotencyKeys:

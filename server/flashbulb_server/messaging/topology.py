@@ -3,7 +3,8 @@
 JOBS       work queue, one durable consumer for each worker class and priority
 EVENTS     what happened to requests, in memory, so that a watch can resume
 LOST       JOBS messages that were delivered too often (advisories)
-requests   records; idempotency; workers (seconds); models
+WEBHOOKS   work queue of webhooks that are due, one durable consumer for all api roles
+requests   records; idempotency; workers (seconds); models; signing (keys of webhooks)
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from nats.js.api import (
 )
 from nats.js.errors import BadRequestError
 
-from flashbulb_server.config import QueueSettings
+from flashbulb_server.config import QueueSettings, WebhookSettings
 from flashbulb_server.core.requests import Priority
 from flashbulb_server.messaging.connection import unavailable
 
 JOBS = "JOBS"
 EVENTS = "EVENTS"
 LOST = "LOST"
+WEBHOOKS = "WEBHOOKS"
+WEBHOOK_CONSUMER = "senders"
 REQUESTS = "requests"
 IDEMPOTENCY = "idempotency"
 WORKERS = "workers"
 MODELS = "models"
+SIGNING = "signing"
 WORKER_SECONDS = 4.0  # a worker that was not heard of for so long is gone; it announces itself every second
 MODEL_SECONDS = 30 * 86_400.0  # a model stays installed while no worker runs, so that workers can be scaled to zero
 DELIVERIES_PER_ATTEMPT = 3
@@ -53,8 +57,11 @@ def job_subject(worker_class: str, priority: Priority, request_id: str) -> str:
     return f"jobs.{worker_class}.{priority}.{request_id}"
 
 
-async def ensure_topology(js: JetStreamContext, queue: QueueSettings, *, replicas: int) -> None:
+async def ensure_topology(
+    js: JetStreamContext, queue: QueueSettings, webhooks: WebhookSettings | None = None, *, replicas: int
+) -> None:
     """Makes streams and buckets that are missing, and brings changed limits into force. Raises StoreUnavailable."""
+    hooks = webhooks or WebhookSettings()
     with unavailable():
         await _ensure_stream(
             js,
@@ -81,6 +88,32 @@ async def ensure_topology(js: JetStreamContext, queue: QueueSettings, *, replica
                 num_replicas=replicas,
             ),
         )
+        await _ensure_stream(
+            js,
+            StreamConfig(
+                name=WEBHOOKS,
+                subjects=["webhooks.*"],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                discard=DiscardPolicy.NEW,
+                max_msgs=hooks.max_waiting,
+                duplicate_window=120,
+                allow_direct=True,
+                num_replicas=replicas,
+            ),
+        )
+        await js.add_consumer(
+            WEBHOOKS,
+            ConsumerConfig(
+                durable_name=WEBHOOK_CONSUMER,
+                ack_policy=AckPolicy.EXPLICIT,
+                ack_wait=hooks.lease_seconds,
+                # Attempts are counted in the record. Those that wait for their next one are pending all the while.
+                max_ack_pending=hooks.max_waiting,
+                max_waiting=2048,
+            ),
+        )
+        await _ensure_bucket(js, KeyValueConfig(bucket=SIGNING, replicas=replicas, direct=True))
         await _ensure_bucket(js, KeyValueConfig(bucket=REQUESTS, replicas=replicas, direct=True, limit_marker_ttl=60))
         await _ensure_bucket(
             js, KeyValueConfig(bucket=IDEMPOTENCY, ttl=queue.idempotency_seconds, replicas=replicas, direct=True)

@@ -11,6 +11,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+DECODED_AT_ONCE = 2**20
+"""Pixels in one decoder call at most, but always one picture: a full decoder needs gigabytes for a megapixel."""
+
 
 class Unsupported(Exception):
     """A backend cannot run this model here; the message says why."""

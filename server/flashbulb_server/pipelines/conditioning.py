@@ -2,6 +2,7 @@
 
 In diffusers, the time embedding enters every residual block through a projection of its own, and the prompt every cross-attention through
 two. Row by row they are a third of a small UNet's time on a CPU; computed once, for all steps of a picture, they cost next to nothing.
+A block's second norm takes the time embedding's shift and scale in the same stroke as its own.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from flashbulb_server.pipelines.backend import Unsupported
+from flashbulb_server.pipelines.rewriting import Norm
 
 
 class Conditioner:
@@ -29,17 +31,21 @@ class Conditioner:
         attentions: list[Any] = [m for m in unet.modules() if isinstance(m, Attention) and m.is_cross_attention]
         if not attentions or any(attention.norm_cross for attention in attentions):
             raise Unsupported("its UNet has no cross-attention, or one that normalises the prompt")
-        kinds = {(bool(block.skip_time_act), type(block.nonlinearity)) for block in blocks}
-        if len(kinds) != 1:
-            raise Unsupported("its UNet's blocks take the time embedding in different ways")
+        kinds = {(bool(block.skip_time_act), type(block.nonlinearity), block.time_embedding_norm) for block in blocks}
+        if len(kinds) != 1 or not all(
+            type(block.norm2) is torch.nn.GroupNorm and block.norm2.affine for block in blocks
+        ):
+            raise Unsupported(
+                "its UNet's blocks take the time embedding in different ways, or in one that is not known"
+            )
         self._unet = unet
         self._blocks = blocks
         self._attentions = attentions
         self._projections = [block.time_emb_proj for block in blocks]
         self._keys = [(attention.to_k, attention.to_v) for attention in attentions]
         self._direct = bool(blocks[0].skip_time_act)
-        self._to_moments = _stacked(self._projections)
-        self._to_keys = _stacked([project for pair in self._keys for project in pair])
+        self._to_moments = _joined([_moments_of(block) for block in blocks])
+        self._to_keys = _joined([_line_of(project) for pair in self._keys for project in pair])
         self._embedding = unet.time_embedding
         self._addition = unet.add_embedding if unet.config.addition_embed_type == "text" else None
 
@@ -60,38 +66,67 @@ class Conditioner:
         return torch.nn.functional.linear(prompt, *self._to_keys)
 
     @contextmanager
-    def detached(self) -> Iterator[torch.nn.Module]:
-        """The part that runs every step, as a module of (latents, moments, keys), made of the UNet itself for as long as this is open."""
+    def detached(self, *, norms_apart: bool = False) -> Iterator[torch.nn.Module]:
+        """The part that runs every step, as a module of (latents, moments, keys), made of the UNet itself for as long as this is open.
+
+        `norms_apart`: as in pipelines.rewriting.
+        """
         given = _Given()
+        undo: list[tuple[Any, str, object]] = []
+
+        def put(owner: Any, name: str, part: object) -> None:  # noqa: ANN401  # a module, or one of its settings
+            undo.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, part)
+
         at = 0
         for block, projection in zip(self._blocks, self._projections, strict=True):
-            block.time_emb_proj, block.skip_time_act = _Columns(at, projection.out_features), True
+            columns = _Columns(at, at + projection.out_features)
+            put(block, "norm2", _GivenNorm(Norm(block.norm2, apart=norms_apart), given, columns))
+            put(block, "time_embedding_norm", "given")
+            put(block, "time_emb_proj", None)
             at += projection.out_features
         at = 0
         for attention, (key, value) in zip(self._attentions, self._keys, strict=True):
             middle = at + key.out_features
-            attention.to_k, attention.to_v = _Columns(at, middle - at), _Columns(middle, value.out_features)
+            put(attention, "to_k", _Columns(at, middle))
+            put(attention, "to_v", _Columns(middle, middle + value.out_features))
             at = middle + value.out_features
-        self._unet.time_embedding = given
+        put(self._unet, "time_embedding", given)
         if self._addition is not None:
-            self._unet.add_embedding = _Nothing()
-        activation, self._unet.time_embed_act = self._unet.time_embed_act, None
+            put(self._unet, "add_embedding", _Nothing())
+        put(self._unet, "time_embed_act", None)
         try:
             yield _EveryStep(self._unet, given)
         finally:
-            for block, projection in zip(self._blocks, self._projections, strict=True):
-                block.time_emb_proj, block.skip_time_act = projection, self._direct
-            for attention, (key, value) in zip(self._attentions, self._keys, strict=True):
-                attention.to_k, attention.to_v = key, value
-            self._unet.time_embedding, self._unet.time_embed_act = self._embedding, activation
-            if self._addition is not None:
-                self._unet.add_embedding = self._addition
+            for owner, name, part in reversed(undo):
+                setattr(owner, name, part)
 
 
-def _stacked(projections: Sequence[Any]) -> tuple[Tensor, Tensor]:
+def _line_of(layer: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  # a linear layer
+    """The weights and biases of a linear layer."""
+    return layer.weight, layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+
+
+def _moments_of(block: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  # ResnetBlock2D, a class without types
+    """The linear layer that makes a block's columns of the moments: what `_GivenNorm` reads.
+
+    A norm with weight g and bias b, scaled by 1 + s and shifted by t: g (1 + s) and b (1 + s) + t. A block that only shifts does it
+    before the norm: t.
+    """
+    weight, bias = _line_of(block.time_emb_proj)
+    if block.time_embedding_norm == "default":
+        return weight, bias
+    (scale, shift), (ones, zeros) = weight.chunk(2), bias.chunk(2)
+    own, ground = block.norm2.weight, block.norm2.bias
+    return (
+        torch.cat([own[:, None] * scale, ground[:, None] * scale + shift]),
+        torch.cat([own * (1 + ones), ground * (1 + ones) + zeros]),
+    )
+
+
+def _joined(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """The weights and biases of linear layers of one input, as those of a single layer."""
-    biases = [torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in projections]
-    return torch.cat([layer.weight for layer in projections]), torch.cat(biases)
+    return torch.cat([weight for weight, _ in layers]), torch.cat([bias for _, bias in layers])
 
 
 class _EveryStep(torch.nn.Module):
@@ -107,23 +142,42 @@ class _EveryStep(torch.nn.Module):
 
 
 class _Given(torch.nn.Module):
-    """In place of the time embedding: the moments. Every block then cuts its own columns from them."""
+    """In place of the time embedding: the moments. Every block's second norm then cuts its own columns from them."""
 
-    moments: Tensor
+    def __init__(self) -> None:
+        super().__init__()
+        self.moments = torch.empty(0)
 
     def forward(self, *_: Tensor | None) -> Tensor:
         return self.moments
 
 
-class _Columns(torch.nn.Module):
-    def __init__(self, begin: int, count: int) -> None:
+class _GivenNorm(torch.nn.Module):
+    """A block's second norm, with what the moments tell."""
+
+    def __init__(self, norm: Norm, given: _Given, columns: _Columns) -> None:
         super().__init__()
-        self.begin, self.end = begin, begin + count
+        self.norm, self.given, self.columns = norm, given, columns
+        self.shifts = columns.end - columns.begin == norm.norm.num_channels
+
+    def forward(self, maps: Tensor) -> Tensor:
+        told = self.columns(self.given.moments)[:, :, None, None]
+        if self.shifts:
+            own = self.norm.norm
+            return self.norm.between(maps, told, own.weight[:, None, None], own.bias[:, None, None])
+        scale, after = told.chunk(2, dim=1)
+        return self.norm.between(maps, None, scale, after)
+
+
+class _Columns(torch.nn.Module):
+    def __init__(self, begin: int, end: int) -> None:
+        super().__init__()
+        self.begin, self.end = begin, end
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows[..., self.begin : self.end]
 
 
 class _Nothing(torch.nn.Module):
-    def forward(self, *_: Tensor) -> Tensor:
-        return torch.zeros(())
+    def forward(self, prompt: Tensor) -> Tensor:
+        return prompt.new_zeros(())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flashbulb_server.pipelines.backend import Condition
+from flashbulb_server.pipelines.checking import fidelity_of
 from flashbulb_server.pipelines.networks import Networks
 
 
@@ -18,6 +19,7 @@ class EagerBackend:
         self._networks = networks
         self._device = networks.device
         self._dtype = networks.dtype
+        self._shaded = torch.empty(0, device=networks.device)
         self._half = torch.tensor(128.0, device=networks.device)
 
     @property
@@ -28,9 +30,7 @@ class EagerBackend:
     @property
     def fidelity(self) -> str:
         """EXACT in float32."""
-        if self._networks.decoder is not self._networks.vae:
-            return "APPROX"
-        return "EXACT" if self._dtype == torch.float32 else "CLOSE"
+        return fidelity_of(self._networks, self._dtype)
 
     def condition(self, timesteps: Sequence[int], prompt: Tensor, guidance: Tensor | None) -> Condition:
         """The UNet's own inputs."""
@@ -54,7 +54,11 @@ class EagerBackend:
         scaled = latents.to(self._dtype) / decoder.config.scaling_factor
         picture: Tensor = decoder.decode(scaled, return_dict=False)[0]
         # Half a level too bright, and cut off by the conversion: rounding in fewer passes over the picture.
-        shaded = torch.add(self._half, picture.float(), alpha=127.5).clamp_(0, 255)
+        if self._shaded.shape != picture.shape:
+            self._shaded = torch.empty_like(
+                picture, dtype=torch.float32
+            )  # kept: fresh memory of this size costs a millisecond
+        shaded = torch.add(self._half, picture.float(), alpha=127.5, out=self._shaded).clamp_(0, 255)
         count, channels, height, width = shaded.shape
         levels = torch.empty((count, height, width, channels), dtype=torch.uint8, device=self._device)
         for channel in range(channels):  # one pass converts and interleaves; all channels at once take two

@@ -99,10 +99,13 @@ class Batch:
 
     def advance(self, output: Tensor) -> None:
         """Moves every lane one step on. `output`: (B, C, h, w) float32, the network's, guided."""
-        from_sample, from_output, keep, amount = self._scalars[self._taken]
-        noise = join([lane.noise[lane.step : lane.step + 1] for lane in self._lanes])
-        denoised = torch.addcmul(from_sample * self.latents, from_output, output)
-        self.latents = torch.addcmul(keep * denoised, amount, noise)
+        from_sample, from_output, keep, amount = self._scalars[self._taken].unbind()
+        denoised = torch.mul(from_sample, self.latents).addcmul_(from_output, output)
+        if all(lane.step == lane.total_steps - 1 for lane in self._lanes):
+            self.latents = denoised  # nothing is added any more
+        else:
+            noise = join([lane.noise[lane.step : lane.step + 1] for lane in self._lanes])
+            self.latents = torch.mul(keep, denoised).addcmul_(amount, noise)
         clean, following = _apart(denoised), _apart(self.latents)
         for lane, foreseen, latents in zip(self._lanes, clean, following, strict=True):
             if lane.kept is not None:

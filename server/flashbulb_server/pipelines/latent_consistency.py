@@ -19,7 +19,7 @@ from torch import Tensor
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels, Sources
-from flashbulb_server.pipelines.backend import Backend, Condition
+from flashbulb_server.pipelines.backend import DECODED_AT_ONCE, Backend, Condition
 from flashbulb_server.pipelines.lanes import Batch, LatentLane, coefficients, draw_noise, join
 from flashbulb_server.pipelines.networks import Networks
 from flashbulb_server.pipelines.rough import RoughDecoder
@@ -31,9 +31,6 @@ PROMPTS_KEPT = 128
 
 CONDITIONS_KEPT = 32
 """Conditions kept: a prompt's embedding and what the backend made of it for the steps of one schedule."""
-
-DECODED_AT_ONCE = 2**20
-"""Pixels in one decoder call at most, but always one picture: a full decoder needs gigabytes for a megapixel."""
 
 WARM_UP_PROMPTS = ("a red apple", "a blue car", "a green tree on a yellow background")
 

@@ -49,7 +49,9 @@ def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
-    target = Target(device, choose_dtype(settings.dtype, device), settings.backend, settings.threads)
+    target = Target(
+        device, choose_dtype(settings.dtype, device), settings.backend, settings.threads, quantize=settings.quantize
+    )
     if unknown := settings.tiny_decoders.keys() - settings.models.keys():
         raise Misconfigured(f"worker.tiny_decoders names {', '.join(sorted(unknown))}, which worker.models does not")
     checkers: dict[str, SafetyChecker] = {}

@@ -7,25 +7,22 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashbulb_server.pipelines.backend import Backend, Condition, Unsupported
+from flashbulb_server.pipelines.checking import Decode, Expected, Sample, fidelity_of
 from flashbulb_server.pipelines.conditioning import Conditioner
 from flashbulb_server.pipelines.networks import Networks
-from flashbulb_server.pipelines.openvino_graph import Graph
+from flashbulb_server.pipelines.openvino_graph import Converted, Graph, is_small
+from flashbulb_server.pipelines.rewriting import rewritten
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 """What can be asked for, and OpenVINO's word for it. Weights are float32 in either case."""
-
-LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Of the UNet's output against the reference, as a share of its norm, that the check at load allows."""
-
-MEAN_LEVELS = {torch.float32: 0.1, torch.bfloat16: 2.0}
-"""Mean difference of decoded levels that the check at load allows."""
 
 
 def is_installed() -> bool:
@@ -43,38 +40,64 @@ class OpenVinoBackend:
         if networks.device.type != "cpu" or networks.dtype != torch.float32 or precision not in PRECISIONS:
             raise Unsupported(f"{networks.device.type} {networks.dtype} as {precision}")
         self._precision = precision
-        self._approximate = networks.decoder is not networks.vae
+        self._networks = networks
+        self._changed = False
         config = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # the machine is not ours alone
         }
-        sample = _Sample(networks)
         try:
+            sample = Sample(networks)
+            expected = Expected(sample, reference)
             self._conditioner = Conditioner(networks.unet)
             moments = self._conditioner.moments(sample.timesteps, sample.prompt[:1], sample.guidance)
             keys = self._conditioner.keys(sample.prompt)
-            with self._conditioner.detached() as every_step:
-                self._step = Graph(every_step, (sample.latents, moments, keys), config)
-            self._decoder = Graph(_Decode(networks.decoder), (sample.latents,), config)
-            self._check(sample, reference)
+            example = (sample.latents, moments, keys)
+            self._step = self._compiled(networks.unet, self._conditioner.detached, example, config)
+            self._decoder = self._compiled(
+                networks.decoder, lambda **_: nullcontext(Decode(networks.decoder)), example[:1], config
+            )
+            expected.check(self, precision)
         except Unsupported:
             raise
         except Exception as err:  # whatever tracing and compiling a stranger's network may raise
             raise Unsupported(f"{type(err).__name__}: {err}") from err
 
+    def _compiled(
+        self,
+        network: torch.nn.Module,
+        open_part: Callable[..., AbstractContextManager[torch.nn.Module]],
+        example: tuple[Tensor, ...],
+        config: Mapping[str, object],
+    ) -> Graph:
+        """The graph of what `open_part` opens of `network`. Norms in parts pay where maps are large or many, and need float32."""
+        small = is_small(network)
+
+        def convert(*, norms: bool) -> Converted:
+            with open_part(norms_apart=norms) as part, rewritten(network, norms=norms):
+                return Converted(part, example)
+
+        exact = self._precision == torch.float32
+        has_norms = any(isinstance(part, torch.nn.GroupNorm) for part in network.modules())
+        together = convert(norms=True) if small and exact and has_norms else None
+        return Graph(convert(norms=exact and not small), config, small=small, together=together)
+
     @property
     def name(self) -> str:
         """`openvino cpu` and the precision."""
-        return f"openvino cpu {str(self._precision).removeprefix('torch.')}"
+        return f"openvino cpu {'w8a8' if self._changed else str(self._precision).removeprefix('torch.')}"
 
     @property
     def fidelity(self) -> str:
         """EXACT in float32."""
-        if self._approximate:
-            return "APPROX"
-        return "EXACT" if self._precision == torch.float32 else "CLOSE"
+        return "APPROX" if self._changed else fidelity_of(self._networks, self._precision)
+
+    def change_step(self, change: Callable[[Any], Any]) -> None:
+        """Replaces the UNet's graph by what `change` makes of OpenVINO's model: 8-bit numbers (pipelines.quantizing)."""
+        self._step = self._step.changed(change)
+        self._changed = True
 
     def condition(self, timesteps: Sequence[int], prompt: Tensor, guidance: Tensor | None) -> Condition:
         """What time, guidance and prompt are to every block of the UNet."""
@@ -88,54 +111,3 @@ class OpenVinoBackend:
     def decode(self, latents: Tensor) -> Tensor:
         """One run of the decoder, levels included."""
         return self._decoder(latents).clone()
-
-    def _check(self, sample: _Sample, reference: Backend) -> None:
-        """Raises Unsupported if a small batch does not come out as the reference's, rows apart and together."""
-        conditions = [(b.condition(sample.steps, sample.prompt[:1], sample.guidance), b) for b in (self, reference)]
-        ours, theirs = (
-            b.predict(sample.latents, c.moments, [f.expand(2, *f.shape[1:]) for f in c.fixed]).clone()
-            for c, b in conditions
-        )
-        condition = conditions[0][0]
-        alone = self.predict(sample.latents[1:], condition.moments[1:], condition.fixed)
-        size = float(theirs.norm())
-        error = max(float((ours - theirs).norm()), float((alone - theirs[1:]).norm())) / size
-        if not error <= LARGEST_ERROR[self._precision]:  # written so that NaN fails too
-            raise Unsupported(f"its UNet differs by {error:.2g} from torch's")
-        picture, other = self.decode(sample.latents), reference.decode(sample.latents)
-        if picture.shape != other.shape:
-            raise Unsupported(f"its decoder gives {tuple(picture.shape)} for {tuple(other.shape)}")
-        levels = float((picture.float() - other.float()).abs().mean())
-        if not levels <= MEAN_LEVELS[self._precision]:
-            raise Unsupported(f"its decoder differs by {levels:.2g} levels from torch's")
-
-
-class _Sample:
-    """Small inputs for two rows, to trace and to check with."""
-
-    def __init__(self, networks: Networks) -> None:
-        generator = torch.Generator().manual_seed(0)
-        side = 2 * networks.multiple // networks.pixels_per_latent
-        text = networks.text_encoder.config
-        self.steps = (999, 259)
-        self.timesteps = torch.tensor(self.steps)
-        self.latents = torch.randn((2, networks.channels, side, side), generator=generator)
-        tokens = min(text.max_position_embeddings, networks.tokenizer.model_max_length)
-        width = networks.unet.config.cross_attention_dim
-        self.prompt = torch.randn((2, tokens, width), generator=generator)
-        guided = networks.guidance_width
-        self.guidance = torch.randn((1, guided), generator=generator) if guided else None
-
-
-class _Decode(torch.nn.Module):
-    """Clean latents (B, C, h, w) to levels (B, H, W, 3) uint8."""
-
-    def __init__(self, decoder: Any) -> None:  # noqa: ANN401  # AutoencoderKL or AutoencoderTiny, classes without types
-        super().__init__()
-        self.decoder = decoder
-        self.scaling_factor = float(decoder.config.scaling_factor)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        picture = self.decoder.decode(latents / self.scaling_factor, return_dict=False)[0]
-        levels: Tensor = (picture * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8)
-        return levels.permute(0, 2, 3, 1)

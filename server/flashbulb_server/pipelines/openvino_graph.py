@@ -1,17 +1,19 @@
 """A torch module as an OpenVINO graph on the CPU: for open shapes at once, and for the shapes that come often, compiled beside.
 
 1. OpenVINO tells a server on the internet who imports it, unless its telemetry package is missing: here it always is.
-2. Closed shapes take a quarter less time where a network is small: nothing is left to be worked out at run time.
+2. Closed shapes take a quarter less time where a network is small: nothing is left to be worked out at run time. A size that came a
+   few times will come again, and compiling it takes half a second of another thread.
 3. Snippets, OpenVINO's own fusing of small operations, are off: 2026.4 crashes on the embedded model's closed float32 shapes with them.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,8 +22,8 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-OFTEN = 16
-"""Calls with the same shapes after which they get a graph of their own."""
+OFTEN = 4
+"""Calls with the same shapes after which they get a graph of their own: before core.pace believes what it measured of their size."""
 
 MOST_CLOSED = 8
 """Graphs of closed shapes: each has its own copy of the weights."""
@@ -35,15 +37,12 @@ LARGEST_CLOSED = 2**26
 Shapes = tuple[torch.Size, ...]
 
 
-class Graph:
-    """A module, called like it with tensors on the CPU. The result of a call is overwritten by a later one.
+class Converted:
+    """A module in OpenVINO's words, not compiled yet. `example`: inputs to trace it with, of which only the numbers of axes and the kinds of
+    number matter. The same tensor must not be given twice: tracing would join the two inputs."""
 
-    `example`: inputs to trace it with, of which only the numbers of axes and the kinds of number matter. The same tensor must not be
-    given twice: tracing would join the two inputs. `config`: OpenVINO's settings for compiling.
-    """
-
-    def __init__(self, module: torch.nn.Module, example: tuple[Tensor, ...], config: Mapping[str, object]) -> None:
-        openvino = _import()
+    def __init__(self, module: torch.nn.Module, example: tuple[Tensor, ...]) -> None:
+        _import()
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -52,16 +51,35 @@ class Graph:
             traced = torch.jit.trace(module, example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
             self._source = TorchScriptPythonDecoder(traced, example_input=example)  # owns weights that are not packed
             frontend = FrontEndManager().load_by_framework("pytorch")
-            model = frontend.convert(frontend.load(self._source))
+            self.model = frontend.convert(frontend.load(self._source))
+
+    def changed(self, change: Callable[[Any], Any]) -> Converted:
+        """The same with another model, which `change` makes of its own."""
+        other = copy.copy(self)
+        other.model = change(self.model)
+        return other
+
+
+class Graph:
+    """A module, called like it with tensors on the CPU. The result of a call is overwritten by a later one.
+
+    `small`: whether shapes that come often get graphs of their own. `together`: the same in a form that is faster for several rows: those
+    graphs are made of it. `config`: OpenVINO's settings for compiling.
+    """
+
+    def __init__(
+        self, converted: Converted, config: Mapping[str, object], *, small: bool, together: Converted | None = None
+    ) -> None:
+        openvino = _import()
         self._core, self._tensor = openvino.Core(), openvino.Tensor
         self._config = {**config, "SNIPPETS_MODE": "DISABLE"}
-        self._open = self._compile(model)
+        self._alone, self._together = converted, together or converted
+        self._given = config
+        self._open = self._compile(converted.model)
         self._closed: dict[Shapes, Any] = {}
         self._seen: Counter[Shapes] = Counter()
         self._lent: Sequence[Tensor] = ()
-        small = sum(p.numel() * p.element_size() for p in module.parameters()) <= LARGEST_CLOSED
         self._compiler = ThreadPoolExecutor(1, "flashbulb-compiler") if small else None
-        self._model = model if small else None
 
     @property
     def closed(self) -> frozenset[Shapes]:
@@ -80,6 +98,10 @@ class Graph:
         request.infer()
         return torch.from_numpy(request.get_output_tensor(0).data)
 
+    def changed(self, change: Callable[[Any], Any]) -> Graph:
+        """A graph of what `change` makes of the model."""
+        return Graph(self._alone.changed(change), self._given, small=self._compiler is not None)
+
     def _count(self, shapes: Shapes) -> None:
         if self._compiler is None or (shapes not in self._seen and len(self._seen) >= MOST_SEEN):
             return
@@ -89,9 +111,8 @@ class Graph:
 
     def _close(self, shapes: Shapes) -> None:
         """On the compiler's thread: makes the graph of these shapes."""
-        assert self._model is not None, "only small networks have a compiler"
         try:
-            model = self._model.clone()
+            model = (self._alone if shapes[0][0] == 1 else self._together).model.clone()
             model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
             self._closed[shapes] = self._compile(model)
         except Exception:
@@ -99,6 +120,11 @@ class Graph:
 
     def _compile(self, model: Any) -> Any:  # noqa: ANN401  # openvino's classes are not typed for us
         return self._core.compile_model(model, "CPU", self._config).create_infer_request()
+
+
+def is_small(module: torch.nn.Module) -> bool:
+    """Whether it pays to compile it for single shapes."""
+    return sum(p.numel() * p.element_size() for p in module.parameters()) <= LARGEST_CLOSED
 
 
 def _import() -> Any:  # noqa: ANN401  # a module with types of its own making

@@ -18,6 +18,7 @@ from typing import BinaryIO, Self, cast
 from minio.deleteobjects import DeleteObject
 
 from flashbulb_server.config import FilesSettings
+from flashbulb_server.core.file_links import FileLinks
 from flashbulb_server.core.files import FileKey, content_disposition, parse_key
 from flashbulb_server.errors import FieldViolation, FileNotFound, InvalidRequest, StoreUnavailable
 from flashbulb_server.storage.connection import Connection, outcome, settle
@@ -28,6 +29,7 @@ _CLEAN_UP_SECONDS = 5.0
 _MIN_PART = 5 << 20  # bytes; S3's least size of a part
 _MIN_UPLOAD_RATE = 128 << 10  # bytes/s; with a minute on top, the limit of a whole upload
 _EXPIRE_HEADER = "x-amz-meta-expire-time"
+_OWN_REQUEST_SECONDS = 300  # between the signing of a request and its coming to the store, whose clock may be another
 
 Metadata = dict[str, str | list[str] | tuple[str]]  # the SDK's type of headers
 
@@ -59,6 +61,7 @@ class FileStore:
 
     Entry raises StoreUnavailable when the store does not answer in time, connection.StoreRefused when it does not take the keys.
     `call_seconds`: limit of every call but put_stream; the default lies above one silent connection and its retry. `clock`: unix seconds.
+    `links`: to files over the gateway, good for all that share this store's secret key.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class FileStore:
         self._clock = clock
         self._connection = Connection(settings, call_seconds=call_seconds)
         self._client = self._connection.client
+        self.links = FileLinks(settings.secret_key.get_secret_value())
         self._base = self.link("-", seconds=1).url.partition("?")[0].removesuffix("-")
 
     async def __aenter__(self) -> Self:
@@ -224,6 +228,18 @@ class FileStore:
                         found.append(key.key)
         return found
 
+    async def forget_unfinished(self, *, age: float) -> int:
+        """Forgets uploads in parts that were begun `age` seconds ago and never ended; says how many."""
+        return await self._connection.call(self._forget_unfinished, self._clock() - age)
+
+    def _forget_unfinished(self, before: float) -> int:
+        # The SDK has these calls, but not for the public.
+        page = self._client._list_multipart_uploads(self._bucket, prefix="in/", max_uploads=1000)
+        old = [found for found in page.uploads if found.initiated_time and found.initiated_time.timestamp() < before]
+        for found in old:
+            self._client._abort_multipart_upload(self._bucket, found.object_name, found.upload_id or "")
+        return len(old)
+
     def _listed(self, prefix: str) -> Iterator[tuple[FileKey, float]]:
         """Keys of ours with the unix time of their last change, in order; pages are fetched as they are needed."""
         for entry in self._client.list_objects(self._bucket, prefix, recursive=True):
@@ -237,6 +253,16 @@ class FileStore:
             {"response-content-disposition": content_disposition(file_name)} if file_name else None
         )
         return self._sign("GET", key, seconds, headers)
+
+    def request_url(self, method: str, key: str, **query: str) -> str:
+        """Where this service itself sends a request for an object. Asks no server."""
+        return self._client.get_presigned_url(
+            method,
+            self._bucket,
+            key,
+            expires=timedelta(seconds=_OWN_REQUEST_SECONDS),
+            extra_query_params=dict(query) or None,
+        )
 
     def key_of(self, url: str) -> str:
         """The key in a link that was made here, "" for any other URL. Neither the signature nor the file is looked at."""

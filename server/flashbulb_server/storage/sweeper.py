@@ -1,4 +1,4 @@
-"""Deletes expired files, again and again. Several may run at once: deleting twice is harmless."""
+"""Deletes expired files, and uploads that were never ended, again and again. Several may run at once: deleting twice is harmless."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import NoReturn
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.storage.file_store import FileStore
 
+UNFINISHED_SECONDS = 86_400.0
+"""An upload in parts must end in this time."""
 _BATCH = 1000  # what S3 lists and deletes in one call
 
 _log = logging.getLogger(__name__)
@@ -50,4 +52,6 @@ class Sweeper:
             gone = await self._files.delete_all(keys) if keys else 0
             total += gone
             if gone < _BATCH:  # all done, or some cannot be deleted now
-                return total
+                break
+        await self._files.forget_unfinished(age=UNFINISHED_SECONDS)
+        return total

@@ -3,7 +3,7 @@
 service.lock   held by the supervisor
 servers.lock   held by the supervisor and by the servers it started, until the last of them is gone
 secrets.json   passwords of the embedded servers, made at the first start
-ports.json     their ports and the api's, so that links made yesterday work today
+ports.json     their ports and the api's two, so that links made yesterday work today
 keys.json      keys of callers: id to SHA-256 of the secret
 service.json   address and process ids, while the service runs
 """
@@ -44,11 +44,12 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Loopback ports of the embedded servers, and the api's for when it may choose."""
+    """Loopback ports of the embedded servers, and the api's two for when it may choose."""
 
     nats: tuple[int, int]
     files: tuple[int, ...]
     api: int
+    http: int
 
 
 class DataFolder:
@@ -95,13 +96,25 @@ class DataFolder:
         path = self.path / "ports.json"
         if path.exists():
             known = json.loads(path.read_text())
-            ports = Ports(nats=tuple(known["nats"]), files=tuple(known["files"]), api=known["api"])
-            if len(ports.files) == WEED_PORTS and ports_are_free((*ports.nats, *ports.files, ports.api)):
+            nats, files = tuple(known["nats"]), tuple(known["files"])
+            http = known.get("http") or free_ports(1)[0]  # folders of the first release have none
+            ports = Ports(nats=nats, files=files, api=known["api"], http=http)
+            if len(files) == WEED_PORTS and ports_are_free((*nats, *files, ports.api, ports.http)):
+                if "http" not in known:
+                    write_private(path, json.dumps(asdict(ports)))
                 return ports
-        first, second, api, *files = free_ports(3 + WEED_PORTS)
-        ports = Ports(nats=(first, second), files=tuple(files), api=api)
+        first, second, api, http, *more = free_ports(4 + WEED_PORTS)
+        ports = Ports(nats=(first, second), files=tuple(more), api=api, http=http)
         write_private(path, json.dumps(asdict(ports)))
         return ports
+
+    def nats(self) -> tuple[str, str] | None:
+        """Address and token of the embedded nats-server, for commands beside a running service. None if it was never started."""
+        try:
+            port = json.loads((self.path / "ports.json").read_text())["nats"][0]
+        except FileNotFoundError:
+            return None
+        return f"nats://127.0.0.1:{port}", self.secrets().nats_token
 
     @property
     def keys_file(self) -> Path:

@@ -49,9 +49,13 @@ def make_plan(settings: Settings, folder: DataFolder, runtime: Path) -> Plan:
             "FLASHBULB_FILES__SECRET_KEY": files.secret_key,
             "FLASHBULB_FILES__SECURE": "false",
         }
-    host, colon, port = settings.api.listen.rpartition(":")
-    if colon and port == "0":  # chosen here, so that a restarted api is found where it was
-        environment["FLASHBULB_API__LISTEN"] = f"{host}:{ports.api}"
+    for variable, listen, own in (
+        ("FLASHBULB_API__LISTEN", settings.api.listen, ports.api),
+        ("FLASHBULB_HTTP__LISTEN", settings.http.listen, ports.http),
+    ):
+        host, colon, port = listen.rpartition(":")
+        if colon and port == "0":  # chosen here, so that a restarted api is found where it was
+            environment[variable] = f"{host}:{own}"
     if "listen" not in settings.worker.model_fields_set:
         environment["FLASHBULB_WORKER__LISTEN"] = f"unix:{runtime / 'worker.sock'}"
     development_key = None
@@ -79,4 +83,6 @@ def _as_text(value: object) -> str:
         return value.get_secret_value()
     if isinstance(value, Mapping):
         return json.dumps({key: str(path) for key, path in value.items()})
+    if isinstance(value, tuple):
+        return json.dumps(value)
     return json.dumps(value) if isinstance(value, bool) else str(value)

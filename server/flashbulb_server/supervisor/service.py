@@ -110,8 +110,12 @@ class Service:
             self._stop_requested.set()
             return
         self._is_ready = True
-        address = self._write_service_file()
-        self._announce(f"flashbulb-server is ready: gRPC on {address}, data in {self._folder.path}")
+        address, http_address = self._write_service_file()
+        http = f", HTTP on {http_address}" if http_address else ""
+        self._announce(f"flashbulb-server is ready: gRPC on {address}{http}, data in {self._folder.path}")
+        if http_address:
+            key = f"#key={plan.development_key}" if plan.development_key else ""
+            self._announce(f"Type, and the picture follows: http://{http_address}/{key}")
 
     def _keep_role(
         self, group: asyncio.TaskGroup, name: Literal["api", "worker"], variables: Mapping[str, str], drain: float
@@ -129,16 +133,17 @@ class Service:
         if self._is_ready:
             self._write_service_file()
 
-    def _write_service_file(self) -> str:
-        address = _read_address(_ready_file(self._runtime, "api"))
+    def _write_service_file(self) -> tuple[str, str]:
+        address, http_address = _read_addresses(_ready_file(self._runtime, "api"))
         state = {
             "address": address,
+            "http_address": http_address,
             "pid": os.getpid(),
             "children": {child.name: child.pid for child in self._children},
             "runtime": str(self._runtime),
         }
         write_private(self._folder.service_file, json.dumps(state))
-        return address
+        return address, http_address
 
     async def _stop(self) -> None:
         for name in ("api", "worker"):  # the api's last calls need the worker
@@ -198,7 +203,7 @@ def _role_spec(
     watch = () if sys.platform == "linux" else ("--exit-with-parent",)
 
     async def serves() -> None:
-        _read_address(ready_file)
+        _read_addresses(ready_file)
 
     return ChildSpec(
         name=name,
@@ -216,8 +221,10 @@ def _ready_file(runtime: Path, name: str) -> Path:
     return runtime / f"{name}.json"
 
 
-def _read_address(ready_file: Path) -> str:
-    return str(json.loads(ready_file.read_text())["address"])
+def _read_addresses(ready_file: Path) -> tuple[str, str]:
+    """Of gRPC and of HTTP; the latter is empty if there is none."""
+    state = json.loads(ready_file.read_text())
+    return str(state["address"]), str(state.get("http_address", ""))
 
 
 @contextlib.contextmanager

@@ -30,7 +30,10 @@ def given_fields(message: input_pb2.GenerationInput) -> tuple[str, dict[str, obj
     given: dict[str, object] = {}
     for descriptor, value in getattr(message, member).ListFields():
         field = plan.get(descriptor.name)
-        if field is not None and (read := field.read(value)) is not None:
+        if field is None:
+            continue
+        read = value if field.kind is _Kind.PLAIN else field.read(value)
+        if read is not None:
             given[field.name] = read
     return _ENDPOINT_OF_MEMBER[member], given
 
@@ -43,11 +46,12 @@ def digest(message: input_pb2.GenerationInput) -> bytes:
 def to_input(spec: GenerationSpec, *, echo: bool = False) -> input_pb2.GenerationInput:
     """The input with every value resolved. `echo`: for an answer, in which pictures that came inline are left out."""
     member = ENDPOINTS[spec.endpoint].input_field
-    message = input_pb2.GenerationInput()
-    fields: Any = getattr(message, member)
-    for field in _plan(member).values():
-        _set(fields, field, spec, echo=echo)
-    return message
+    # In one call, which is several times as fast as setting one field after another.
+    fields = {
+        name: getattr(spec, field.attribute) if field.kind in _AS_THEY_ARE else _written(field, spec, echo=echo)
+        for name, field in _plan(member).items()
+    }
+    return input_pb2.GenerationInput(**{member: fields})  # type: ignore[arg-type]  # protobuf takes dicts for messages
 
 
 def to_spec(message: input_pb2.GenerationInput) -> GenerationSpec:
@@ -65,6 +69,9 @@ class _Kind(Enum):
     CHOICE = auto()
     SIZE = auto()
     SOURCE = auto()
+
+
+_AS_THEY_ARE = (_Kind.PLAIN, _Kind.FLOAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +129,12 @@ def _names(enum: EnumDescriptor) -> dict[int, str]:
 _PRESETS = _names(image_pb2.ImageSizePreset.DESCRIPTOR)
 
 
-def _set(fields: Any, field: _Field, spec: GenerationSpec, *, echo: bool) -> None:  # noqa: ANN401  # any member
-    """Fills one field from the spec."""
+def _written(field: _Field, spec: GenerationSpec, *, echo: bool) -> object:
+    """The value of one field as protobuf takes it."""
     if field.kind is _Kind.SIZE:
-        fields.image_size.dimensions.width, fields.image_size.dimensions.height = spec.width, spec.height
-        return
+        return {"dimensions": {"width": spec.width, "height": spec.height}}
     value = getattr(spec, field.attribute)
-    if field.kind is _Kind.SOURCE:
-        getattr(fields, field.name).CopyFrom(_to_source(value, echo=echo))
-    else:
-        setattr(fields, field.name, field.numbers[value] if field.kind is _Kind.CHOICE else value)
+    return _to_source(value, echo=echo) if field.kind is _Kind.SOURCE else field.numbers[value]
 
 
 def _to_source(source: SourceImage, *, echo: bool) -> image_pb2.ImageSource:
@@ -146,4 +149,4 @@ def _size(size: image_pb2.ImageSize) -> object:
         return ()  # sent but empty, or a kind of size that is not known here: refused, not taken for the default
     if which == "preset":
         return _PRESETS.get(size.preset, f"unknown value {size.preset}") if size.preset else None
-    return size.dimensions.width, size.dimensions.height
+    return size.dimensions.width or None, size.dimensions.height or None  # 0 is proto3's way to leave it out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import DrawnImage, GenerationResult, PreviewImage, Progress
@@ -12,24 +14,29 @@ from flashbulb_server.wire.times import from_timestamp, to_timestamp
 _FIDELITIES = {name.removeprefix("FIDELITY_"): number for name, number in generation_pb2.Fidelity.items()}
 
 
-def to_output(
+def to_output(result: GenerationResult) -> generation_pb2.GenerationOutput:
+    """The result as callers see it. Keys of stored images are not part of it, nor are pictures that came inline."""
+    return generation_pb2.GenerationOutput(**output_fields(result))
+
+
+def output_fields(
     result: GenerationResult, *, resolved: input_pb2.GenerationInput | None = None
-) -> generation_pb2.GenerationOutput:
-    """The result as callers see it. Keys of stored images are not part of it, nor are pictures that came inline.
+) -> dict[str, Any]:  # as protobuf's constructors take them
+    """The fields of `to_output`, for a message around it: made in one call, and pictures are not copied from one to the other.
 
     `resolved`: the message of the result's spec, if it is at hand and holds no inline pictures.
     """
-    return generation_pb2.GenerationOutput(
-        images=[_to_image(image) for image in result.images],
-        timings=dict(result.timings),
-        seed=result.spec.seed,
-        has_nsfw_concepts=result.has_nsfw_concepts,
-        prompt=result.spec.prompt,
-        request_id=result.spec.request_id,
-        resolved_input=resolved or to_input(result.spec, echo=True),
-        fidelity=_FIDELITIES[result.fidelity],
-        mean_batch_size=result.mean_batch_size,
-    )
+    return {
+        "images": [_image_fields(image) for image in result.images],
+        "timings": dict(result.timings),
+        "seed": result.spec.seed,
+        "has_nsfw_concepts": result.has_nsfw_concepts,
+        "prompt": result.spec.prompt,
+        "request_id": result.spec.request_id,
+        "resolved_input": resolved or to_input(result.spec, echo=True),
+        "fidelity": _FIDELITIES[result.fidelity],
+        "mean_batch_size": result.mean_batch_size,
+    }
 
 
 def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] = ()) -> GenerationResult:
@@ -45,19 +52,19 @@ def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] =
     )
 
 
-def _to_image(image: DrawnImage) -> image_pb2.Image:
-    return image_pb2.Image(
-        url=image.url,
-        content=image.content,
-        content_type=image.content_type,
-        width=image.width,
-        height=image.height,
-        native_width=image.native_width,
-        native_height=image.native_height,
-        size_bytes=image.size_bytes,
-        seed=image.seed,
-        url_expire_time=to_timestamp(image.url_expire_time),
-    )
+def _image_fields(image: DrawnImage) -> dict[str, Any]:
+    return {
+        "url": image.url,
+        "content": image.content,
+        "content_type": image.content_type,
+        "width": image.width,
+        "height": image.height,
+        "native_width": image.native_width,
+        "native_height": image.native_height,
+        "size_bytes": image.size_bytes,
+        "seed": image.seed,
+        "url_expire_time": to_timestamp(image.url_expire_time),
+    }
 
 
 def _from_image(image: image_pb2.Image, key: str) -> DrawnImage:

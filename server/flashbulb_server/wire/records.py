@@ -19,7 +19,8 @@ from flashbulb_server.wire.outputs import (
     to_preview,
     to_progress,
 )
-from flashbulb_server.wire.times import from_timestamp, to_timestamp
+from flashbulb_server.wire.times import from_duration, from_timestamp, to_duration, to_timestamp
+from flashbulb_server.wire.webhooks import from_webhook, to_webhook
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,11 @@ def encode_request(request: Request) -> bytes:
         record.failure.reason = request.failure.reason
         record.failure.message = request.failure.message
         record.failure.metadata.update(request.failure.metadata)
+    record.no_retry = request.no_retry
+    if request.keep:
+        record.keep.CopyFrom(to_duration(request.keep))
+    if request.webhook is not None:
+        record.webhook.CopyFrom(to_webhook(request.webhook))
     return record.SerializeToString()
 
 
@@ -134,6 +140,9 @@ def decode_request(data: bytes) -> Request:
         logs=tuple(from_log(entry) for entry in record.logs),
         result=from_output(record.output, tuple(record.image_keys)) if outcome == "output" else None,
         failure=Failure(failure.reason, failure.message, dict(failure.metadata)) if outcome == "failure" else None,
+        webhook=from_webhook(record.webhook) if record.HasField("webhook") else None,
+        no_retry=record.no_retry,
+        keep=from_duration(record.keep),
     )
 
 

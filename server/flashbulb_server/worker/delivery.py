@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -19,8 +19,8 @@ from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.worker.drawing import Drawn
 from flashbulb_server.worker.encode import encode
 
-_SMALL_PIXELS = 128 * 128
-"""A picture so small is encoded in 0.2 ms, where going to a thread and back takes longer."""
+_SMALL_PIXELS = 256 * 256
+"""A JPEG so small is made within a millisecond, of which waking another thread would take a good part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,51 +61,59 @@ class Delivery:
 
     async def store(self, drawn: Drawn, spec: GenerationSpec, origin: Origin) -> GenerationResult:
         """Puts every picture into the store. Doing it twice overwrites. Raises StoreUnavailable."""
-        contents, encoded = await self._encode(drawn, spec)
         started = time.perf_counter()
+        contents = await asyncio.gather(*map(asyncio.wrap_future, self.start_encoding(drawn, spec)))
+        encoded = time.perf_counter()
         keys = await self._put(contents, spec, origin)
-        timings = {"encode_image": encoded, "upload": time.perf_counter() - started}
-        images = [self._image(drawn, spec, i, len(content)) for i, content in enumerate(contents)]
-        stored = [replace(image, key=key) for image, key in zip(images, keys, strict=True)]
+        timings = {"encode_image": encoded - started, "upload": time.perf_counter() - encoded}
+        images = [self._image(drawn, spec, i, content) for i, content in enumerate(contents)]
+        stored = [replace(image, content=b"", key=key) for image, key in zip(images, keys, strict=True)]
         return self._result(drawn, spec, tuple(stored), timings)
 
-    async def hand_over(self, drawn: Drawn, spec: GenerationSpec, origin: Origin) -> GenerationResult:
-        """The bytes inline if `sync_mode` asks for them and they fit, else stored with links. Raises StoreUnavailable."""
-        contents, encoded = await self._encode(drawn, spec)
-        timings = {"encode_image": encoded}
-        images = [self._image(drawn, spec, i, len(content)) for i, content in enumerate(contents)]
-        if spec.sync_mode and inline_allowed([len(content) for content in contents]):
-            dressed = [replace(image, content=content) for image, content in zip(images, contents, strict=True)]
-        else:
-            started = time.perf_counter()
-            links = [
-                self._files.link(key, seconds=self._url_seconds) for key in await self._put(contents, spec, origin)
-            ]
-            timings["upload"] = time.perf_counter() - started
-            dressed = [
-                replace(image, url=link.url, url_expire_time=link.expire_time)
-                for image, link in zip(images, links, strict=True)
-            ]
-        return self._result(drawn, spec, tuple(dressed), timings)
+    def start_encoding(self, drawn: Drawn, spec: GenerationSpec, *, idle: bool = False) -> list[Future[bytes]]:
+        """The files to be, one for each picture. From any thread: the device thread calls it, so that no turn of the loop lies between.
+
+        `idle`: whether the thread has nothing else to do; then a small JPEG is made here.
+        """
+        small = spec.format == "jpeg" and drawn.width * drawn.height <= _SMALL_PIXELS
+        if idle and small and len(drawn.pictures) == 1:
+            done: Future[bytes] = Future()
+            done.set_result(_file(drawn.pictures[0], drawn, spec))
+            return [done]
+        return [self._threads.submit(_file, picture, drawn, spec) for picture in drawn.pictures]
+
+    def inline(
+        self, drawn: Drawn, spec: GenerationSpec, contents: Sequence[bytes], timings: Mapping[str, float]
+    ) -> GenerationResult | None:
+        """The files inline, if `sync_mode` asks for it and they fit."""
+        if not spec.sync_mode or not inline_allowed([len(content) for content in contents]):
+            return None
+        images = [self._image(drawn, spec, i, content) for i, content in enumerate(contents)]
+        return self._result(drawn, spec, tuple(images), timings)
+
+    async def linked(
+        self,
+        drawn: Drawn,
+        spec: GenerationSpec,
+        contents: Sequence[bytes],
+        timings: Mapping[str, float],
+        origin: Origin,
+    ) -> GenerationResult:
+        """The files stored, with links to them. Raises StoreUnavailable."""
+        started = time.perf_counter()
+        links = [self._files.link(key, seconds=self._url_seconds) for key in await self._put(contents, spec, origin)]
+        upload = time.perf_counter() - started
+        images = [
+            replace(self._image(drawn, spec, i, content), content=b"", url=link.url, url_expire_time=link.expire_time)
+            for i, (content, link) in enumerate(zip(contents, links, strict=True))
+        ]
+        return self._result(drawn, spec, tuple(images), {**timings, "upload": upload})
 
     async def discard(self, spec: GenerationSpec, origin: Origin) -> None:
         """Deletes what `store` may have put already. Raises StoreUnavailable."""
         await self._files.delete_all(_keys(spec, origin))
 
-    async def _encode(self, drawn: Drawn, spec: GenerationSpec) -> tuple[list[bytes], float]:
-        started = time.perf_counter()
-        loop = asyncio.get_running_loop()
-
-        def work(picture: Pixels) -> bytes:
-            return encode(picture, width=drawn.width, height=drawn.height, format=spec.format)
-
-        if len(drawn.pictures) == 1 and drawn.width * drawn.height <= _SMALL_PIXELS:
-            contents = [work(drawn.pictures[0])]
-        else:
-            contents = await asyncio.gather(*(loop.run_in_executor(self._threads, work, p) for p in drawn.pictures))
-        return contents, time.perf_counter() - started
-
-    async def _put(self, contents: list[bytes], spec: GenerationSpec, origin: Origin) -> list[str]:
+    async def _put(self, contents: Sequence[bytes], spec: GenerationSpec, origin: Origin) -> list[str]:
         keys = _keys(spec, origin)
         expire_time = self._clock() + self._keep_seconds
         away = False
@@ -121,19 +129,20 @@ class Delivery:
             raise StoreUnavailable("files")
         return keys
 
-    def _image(self, drawn: Drawn, spec: GenerationSpec, index: int, size: int) -> DrawnImage:
+    def _image(self, drawn: Drawn, spec: GenerationSpec, index: int, content: bytes) -> DrawnImage:
         return DrawnImage(
             content_type=spec.content_type,
             width=drawn.width,
             height=drawn.height,
             native_width=drawn.native_width,
             native_height=drawn.native_height,
-            size_bytes=size,
+            size_bytes=len(content),
             seed=spec.seed + index,
+            content=content,
         )
 
     def _result(
-        self, drawn: Drawn, spec: GenerationSpec, images: tuple[DrawnImage, ...], timings: dict[str, float]
+        self, drawn: Drawn, spec: GenerationSpec, images: tuple[DrawnImage, ...], timings: Mapping[str, float]
     ) -> GenerationResult:
         return GenerationResult(
             spec=spec,
@@ -143,6 +152,10 @@ class Delivery:
             mean_batch_size=drawn.mean_batch_size,
             timings={**drawn.timings, **timings},
         )
+
+
+def _file(picture: Pixels, drawn: Drawn, spec: GenerationSpec) -> bytes:
+    return encode(picture, width=drawn.width, height=drawn.height, format=spec.format)
 
 
 def _keys(spec: GenerationSpec, origin: Origin) -> list[str]:

@@ -63,6 +63,8 @@ class Device:
         self._jobs: list[Job] = []
         self._previews = 0
         self._failures = 0
+        self._taken = {True: 0, False: 0}  # pictures in flight: of frames, and of everything else
+        self._changed = False  # who asks for anything
         self.in_flight = 0
 
     def send(self, drawing: Drawing | None) -> None:
@@ -86,13 +88,18 @@ class Device:
         """One call of a pipeline, and all that goes before and after. Waits for work when there is none."""
         self._receive()
         self._let_go()
-        self._shares.settle({(d.work_class, d.owner) for d in self._open()})
-        while not self._stopping and self._take_in():
+        if self._changed:
+            self._changed = False
+            self._shares.settle({(d.work_class, d.owner) for d in self._open()})
+        while self._waiting and not self._stopping and self._take_in():
             pass
-        self._reserve.look(self._clock(), frames=any(d.live for d in self._open()))
-        seats = [Seat(job, i) for job in self._jobs for i in range(len(job.lanes)) if job.pictures[i] is None]
-        denoised = [seat for seat in seats if seat.denoised]
-        steps = [seat for seat in seats if not seat.denoised]
+        self._reserve.look(self._clock(), frames=self._taken[True] > 0 or any(d.live for d in self._waiting))
+        denoised: list[Seat] = []
+        steps: list[Seat] = []
+        for job in self._jobs:
+            for seat in job.seats:
+                if job.pictures[seat.index] is None:
+                    (denoised if seat.denoised else steps).append(seat)
         if self._stopping:
             return
         if finishing := self._finishing(denoised, steps):
@@ -112,6 +119,7 @@ class Device:
             while True:
                 if item is not None:
                     self._waiting.append(item)
+                    self._changed = True
                 item = self._inbox.get_nowait()
         except queue.Empty:
             return
@@ -121,32 +129,38 @@ class Device:
         now = self._clock()
         for drawing in [d for d in self._waiting if d.given_up(now)]:
             self._waiting.remove(drawing)
+            self._changed = True
             self._post(fail, drawing.outcome, RequestCancelled(0, drawing.total_steps))
         for job in [j for j in self._jobs if j.drawing.given_up(now)]:
             self._end(job, RequestCancelled(job.drawing.step, job.drawing.total_steps))
 
     def _take_in(self) -> bool:
         """Prepares the next waiting drawing. False when the next call should not wait for more of them."""
-        room = {live: self._pictures(live) < self._capacity for live in (True, False)}
-        able = [d for d in self._waiting if room[d.live]]
+        drawing = self._next_in()
+        if drawing is None:
+            return False
+        self._waiting.remove(drawing)
+        job = Job(drawing, self._pipelines[drawing.spec.model_name], self._clock())
+        self._jobs.append(job)
+        self._count(job, 1)
+        lanes = self._attempt([job], partial(job.pipeline.prepare, drawing.spec, drawing.sources))
+        if lanes is not None:
+            drawing.total_steps = max(lane.total_steps for lane in lanes)
+            job.begin(lanes, self._clock())
+        return job.live or not self._reserve.live  # one at a time: a frame may be in flight, and preparing takes time
+
+    def _next_in(self) -> Drawing | None:
+        """The waiting drawing whose turn it is and that has room."""
+        able = [d for d in self._waiting if self._taken[d.live] < self._capacity]
+        if len(able) == 1 and not self._taken[able[0].live]:  # nobody to weigh it against
+            return able[0]
         choice = next_in(
             [waiting(d, self._pipelines[d.spec.model_name]) for d in able],
             in_flight=[waiting(job.drawing, job.pipeline, job.lanes) for job in self._jobs] if able else (),
             shares=self._shares,
             capacity=self._capacity,
         )
-        if choice is None:
-            return False
-        drawing = able[choice]
-        self._waiting.remove(drawing)
-        job = Job(drawing, self._pipelines[drawing.spec.model_name], self._clock())
-        self._jobs.append(job)
-        self._count()
-        lanes = self._attempt([job], partial(job.pipeline.prepare, drawing.spec, drawing.sources))
-        if lanes is not None:
-            drawing.total_steps = max(lane.total_steps for lane in lanes)
-            job.begin(lanes, self._clock())
-        return job.live or not self._reserve.live  # one at a time: a frame may be in flight, and preparing takes time
+        return None if choice is None else able[choice]
 
     def _finishing(self, denoised: Sequence[Seat], steps: Sequence[Seat]) -> list[Seat]:
         """Those of `denoised` that are decoded now, of one bucket: frames at once, others as soon as their share allows."""
@@ -245,6 +259,8 @@ class Device:
         for job, answer in drawn:
             if answer is not None:
                 self._leave(job)
+                if job.drawing.on_drawn is not None:
+                    job.drawing.on_drawn(answer, idle=not (self._jobs or self._waiting) and self._inbox.empty())
                 self._post(succeed, job.drawing.outcome, answer)
 
     def _decode(self, pipeline: StepPipeline[Any], seats: Sequence[Seat]) -> float:
@@ -286,10 +302,9 @@ class Device:
     def _leave(self, job: Job) -> None:
         job.ended = True
         self._jobs.remove(job)
-        self._count()
+        self._changed = True
+        self._count(job, -1)
 
-    def _count(self) -> None:
-        self.in_flight = self._pictures(True) + self._pictures(False)
-
-    def _pictures(self, live: bool) -> int:
-        return sum(job.drawing.spec.num_images for job in self._jobs if job.live == live)
+    def _count(self, job: Job, sign: int) -> None:
+        self._taken[job.live] += sign * job.drawing.spec.num_images
+        self.in_flight = self._taken[True] + self._taken[False]

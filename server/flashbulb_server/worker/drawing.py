@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.catalog import ModelInfo
@@ -36,11 +37,18 @@ class Drawn:
     height: int
 
 
+class OnDrawn(Protocol):
+    """What is done with pictures on the device thread. `idle`: nothing else waits for the device, so that a millisecond may be spent here."""
+
+    def __call__(self, drawn: Drawn, *, idle: bool) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Drawing:
     """A generation that was handed to the engine. `step`: steps that all of its pictures have done.
 
     `owner`: id of the key that pays for it with its share; `deadline`: when it is of no use any more, on the engine's clock.
+    `on_drawn`: called on the device thread as soon as the pictures are there; `outcome` follows on the loop.
     `total_steps`: those that every picture takes; what the spec tells, until its model says so itself.
     """
 
@@ -55,6 +63,7 @@ class Drawing:
     wake: Callable[[], None]
     owner: str = ""
     deadline: float | None = None
+    on_drawn: OnDrawn | None = None
     step: int = 0
     total_steps: int = field(init=False)
     cancelled: bool = field(default=False, init=False)

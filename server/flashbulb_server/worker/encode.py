@@ -1,4 +1,4 @@
-"""Pictures to files: resampling to the asked size, JPEG and PNG. Runs in worker threads, never on the device thread but for previews."""
+"""Pictures to files: resampling to the asked size, JPEG and PNG. Runs in worker threads; what is small, and previews, on the device thread."""
 
 from __future__ import annotations
 

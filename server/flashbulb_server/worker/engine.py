@@ -31,7 +31,7 @@ from flashbulb_server.errors import (
     WorkersBusy,
 )
 from flashbulb_server.worker.device import Device
-from flashbulb_server.worker.drawing import Drawing, Drawn, fail, needs_check
+from flashbulb_server.worker.drawing import Drawing, Drawn, OnDrawn, fail, needs_check
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +150,10 @@ class StepEngine:
         deadline: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         on_preview: Callable[[PreviewImage], None] | None = None,
+        on_drawn: OnDrawn | None = None,
     ) -> Drawing:
-        """Begins to draw; never blocks. `sources`: the pictures of the spec, if it has any. Callbacks run on the event loop and must not block it.
+        """Begins to draw; never blocks. `sources`: the pictures of the spec, if it has any. Callbacks must not block: `on_drawn` runs on the
+        device thread, once the pictures are there; the others run on the event loop.
 
         `owner`: id of the key whose share pays for it. `deadline`: seconds on the engine's clock, after which it is ended with
         RequestCancelled at the next step; of one key's drawings the earliest deadline comes first.
@@ -180,6 +182,7 @@ class StepEngine:
             wake=lambda: self._device.send(None),
             owner=owner,
             deadline=deadline,
+            on_drawn=on_drawn,
         )
         self._arrived += 1
         self._open[drawing.outcome] = drawing

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -11,15 +13,16 @@ from types import TracebackType
 from PIL import Image
 
 from flashbulb_server.core.catalog import ModelInfo
-from flashbulb_server.core.files import URI_PREFIX, parse_key
+from flashbulb_server.core.files import URI_PREFIX, FileKey, parse_key
 from flashbulb_server.core.framing import frame
 from flashbulb_server.core.generation import SOURCE_FIELDS, GenerationSpec, SourceImage
 from flashbulb_server.core.pipeline import Sources
 from flashbulb_server.core.sources import MAX_FETCHED_BYTES, BadSource, inline_bytes
 from flashbulb_server.errors import BadImage, FileNotFound, InvalidRequest
 from flashbulb_server.storage.file_store import FileStore
-from flashbulb_server.worker import decode
-from flashbulb_server.worker.fetching import FETCH_SECONDS, Fetcher, is_public
+from flashbulb_server.web.guard import is_public
+from flashbulb_server.worker import decode, similar
+from flashbulb_server.worker.fetching import FETCH_SECONDS, Fetcher
 
 FETCHES = 8
 """Pictures fetched at once: each may be 20 MiB, and a slow server may hold its place for 15 s. Inline pictures do not wait for one."""
@@ -73,6 +76,10 @@ class Inputs:
         files = {name: await self._bytes(source, name, owner) for name, source in spec.sources.items()}
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decoded, spec, files)
 
+    async def thumbnail(self, sources: Sources) -> bytes:
+        """What worker.similar compares."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, similar.thumbnail, sources.image)
+
     async def _bytes(self, source: SourceImage, name: str, owner: str) -> bytes:
         try:
             if source.content:
@@ -82,15 +89,25 @@ class Inputs:
             async with self._fetches:
                 return await self._fetched(source.uri, owner)
         except BadSource as err:
-            raise BadImage(_FIELDS[name], str(err)) from err
+            kind = "image_load_error" if source.inline else "file_download_error"
+            raise BadImage(_FIELDS[name], str(err), kind) from err
 
     async def _fetched(self, uri: str, owner: str) -> bytes:
+        linked = self._files.links.named_by(uri)
+        if linked is not None:
+            ends = (end for end in (linked.until, linked.key.expire_time) if end)
+            if not linked.readable_by(owner) or min(ends, default=math.inf) <= time.time():
+                raise BadSource("no such file")
+            return await self._stored(linked.key)
         named = uri.removeprefix(URI_PREFIX) if uri.startswith(URI_PREFIX) else self._files.key_of(uri)
         key = parse_key(named) if named else None
         if key is None or (key.owner != owner and not uri.startswith(URI_PREFIX)):
             return await self._fetcher.fetch(uri)
         if key.owner != owner:
             raise BadSource("no such file")
+        return await self._stored(key)
+
+    async def _stored(self, key: FileKey) -> bytes:
         try:
             return await self._files.get(key.key, limit=MAX_FETCHED_BYTES)
         except FileNotFound as err:

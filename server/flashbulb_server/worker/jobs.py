@@ -34,6 +34,7 @@ from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Stopped
 from flashbulb_server.messaging.jobs import JobConsumer, Lease
 from flashbulb_server.messaging.records import RequestRecords
+from flashbulb_server.messaging.webhooks import WebhookQueue
 from flashbulb_server.wire.records import Event
 from flashbulb_server.worker.delivery import Delivery, Origin
 from flashbulb_server.worker.drawing import Drawing
@@ -89,6 +90,7 @@ class Desk:
     engine: StepEngine
     inputs: Inputs
     delivery: Delivery
+    webhooks: WebhookQueue
 
 
 class JobLoop:
@@ -207,7 +209,7 @@ class JobLoop:
             if requests.overdue(request, now):
                 failure = Failure.of(StartTimeout(request.start_deadline - request.create_time))
                 return requests.expire(request, failure, now=now, keep=self._settings.keep_seconds)
-            if request.attempt >= self._settings.max_attempts:
+            if request.attempt >= (1 if request.no_retry else self._settings.max_attempts):
                 failure = Failure.of(WorkerLost(request.attempt))
                 return requests.fail(request, failure, now=now, keep=self._settings.keep_seconds)
             return requests.start(request, worker_id=self._worker_id, now=now)
@@ -329,6 +331,10 @@ class JobLoop:
     async def _announce(self, request: Request) -> None:
         time = request.end_time or request.start_time
         await self._desk.events.publish(request.request_id, Event(request.sequence, time, request.state))
+        try:
+            await self._desk.webhooks.publish(request)  # if it has ended and has one
+        except StoreUnavailable:  # the janitor of an api finds it
+            _log.warning("webhook not queued yet", extra={"request_id": request.request_id})
         _log.info(
             "request %s", request.state.lower(), extra={"request_id": request.request_id, "attempt": request.attempt}
         )

@@ -31,6 +31,7 @@ class Job:
     lanes: Sequence[Lane] = ()
     moved: list[float] = ()  # type: ignore[assignment]  # set with the lanes
     pictures: list[Pixels | None] = ()  # type: ignore[assignment]  # set with the lanes
+    seats: Sequence[Seat] = ()
     prepared: float = 0.0
     denoised: float = 0.0
     calls: int = 0
@@ -56,6 +57,7 @@ class Job:
         """Takes its lanes."""
         self.prepared = now
         self.lanes, self.moved, self.pictures = lanes, [now] * len(lanes), [None] * len(lanes)
+        self.seats = [Seat(self, index) for index in range(len(lanes))]
 
     def checked(self) -> tuple[tuple[Pixels, ...], tuple[bool, ...]]:
         """The pictures, flagged ones black, and the flags. On the device thread: it calls the pipeline."""

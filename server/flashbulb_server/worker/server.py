@@ -1,205 +1,134 @@
-"""EngineService: direct drawings for the api, many at once over one stream. A stream that breaks cancels its drawings at the next step."""
+"""Direct drawings for the api, many at once over one connection. One that breaks cancels its drawings at the next step."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
-import grpc
-
-from flashbulb.internal.v1 import engine_pb2, engine_pb2_grpc
-from flashbulb_server.core.batching import WorkClass
-from flashbulb_server.core.generation import PreviewImage, Progress
+from flashbulb.internal.v1 import engine_pb2
 from flashbulb_server.core.tasks import task_group
-from flashbulb_server.errors import Draining, EngineFailed, FlashbulbError, RequestCancelled, WorkersBusy
-from flashbulb_server.wire.inputs import to_spec
-from flashbulb_server.wire.outputs import to_output, to_preview, to_progress
+from flashbulb_server.errors import Draining
+from flashbulb_server.wire.link import Link, listen
 from flashbulb_server.wire.status import to_status
-from flashbulb_server.wire.times import from_duration
-from flashbulb_server.worker.delivery import Delivery, Origin
-from flashbulb_server.worker.drawing import Drawing
+from flashbulb_server.worker.calls import Call, Means
+from flashbulb_server.worker.delivery import Delivery
 from flashbulb_server.worker.engine import StepEngine
 from flashbulb_server.worker.inputs import Inputs
 
-_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-_WAITING = 1024  # messages of one stream; beyond them steps and previews are left out
-_WORK_CLASSES: Mapping[int, WorkClass] = {engine_pb2.WORK_CLASS_REALTIME: WorkClass.REALTIME}
-_Context = grpc.aio.ServicerContext[Any, Any]
-_log = logging.getLogger(__name__)
 
-
-class EngineServicer(engine_pb2_grpc.EngineServiceServicer):
-    """The engine over gRPC."""
+class EngineServicer:
+    """The engine for apis. `connection` makes the worker's end of a connection; `ended` is set while there is none."""
 
     def __init__(self, engine: StepEngine, inputs: Inputs, delivery: Delivery) -> None:
-        self._engine = engine
-        self._inputs = inputs
-        self._delivery = delivery
+        self._means = Means(engine, inputs, delivery)
         self._streams: set[_Stream] = set()
         self._draining = False
+        self._tasks: asyncio.TaskGroup | None = None
+        self.ended = asyncio.Event()
+        self.ended.set()
 
-    async def Draw(
-        self, request_iterator: AsyncIterator[engine_pb2.DrawRequest], context: _Context
-    ) -> AsyncIterator[engine_pb2.DrawResponse]:
-        """Draws until the api closes the stream, or until the worker drains and the last drawing has ended."""
-        stream = _Stream(self._engine, self._inputs, self._delivery)
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Owns the drawings; on exit those that are left are stopped."""
+        async with task_group() as tasks:
+            self._tasks = tasks
+            try:
+                yield
+            finally:
+                for stream in self._streams.copy():
+                    stream.break_off()
+
+    def connection(self) -> Link[engine_pb2.DrawRequest]:
+        """A new one, to be served until the api closes it, or until the worker drains and its last drawing has ended."""
+        assert self._tasks is not None, "the servicer is not working"
+        stream = _Stream(self._means, self._tasks, self._gone)
         self._streams.add(stream)
+        self.ended.clear()
         if self._draining:
             stream.drain()
-        try:
-            async with task_group() as tasks:
-                reading = tasks.create_task(stream.read(request_iterator, tasks))
-                try:
-                    while (response := await stream.outbox.get()) is not None:
-                        yield response
-                finally:
-                    reading.cancel()
-                    stream.stop()
-        finally:
-            self._streams.discard(stream)
+        return stream.link
 
     def drain(self) -> None:
-        """Refuses new drawings; streams end with their last one."""
+        """Refuses new drawings; connections end with their last one."""
         self._draining = True
-        for stream in self._streams:
+        for stream in self._streams.copy():
             stream.drain()
+
+    def _gone(self, stream: _Stream) -> None:
+        self._streams.discard(stream)
+        if not self._streams:
+            self.ended.set()
 
 
 class _Stream:
-    """The drawings of one api. `outbox` ends with None."""
+    """The drawings of one api."""
 
-    def __init__(self, engine: StepEngine, inputs: Inputs, delivery: Delivery) -> None:
-        self.outbox: asyncio.Queue[engine_pb2.DrawResponse | None] = asyncio.Queue()
-        self._engine = engine
-        self._inputs = inputs
-        self._delivery = delivery
-        self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._drawings: dict[int, Drawing] = {}
+    def __init__(self, means: Means, tasks: asyncio.TaskGroup, gone: Callable[[_Stream], None]) -> None:
+        # An api that does not read gets nothing more drawn: pictures that it was not sent yet are all that it costs.
+        self.link = Link(engine_pb2.DrawRequest, self._take, self._lost, holds_back=True)
+        self._means = means
+        self._tasks = tasks
+        self._gone = gone
+        self._calls: dict[int, Call] = {}
         self._draining = False
 
-    async def read(self, requests: AsyncIterator[engine_pb2.DrawRequest], tasks: asyncio.TaskGroup) -> None:
-        """Takes the api's messages until it closes its side."""
-        async for request in requests:
-            call_id = request.call_id
-            if request.WhichOneof("message") == "cancel":
-                self._cancel(call_id)
-            elif request.WhichOneof("message") == "start" and call_id not in self._tasks:
-                self._tasks[call_id] = tasks.create_task(self._draw(call_id, request.start))
-        self.outbox.put_nowait(None)
-
     def drain(self) -> None:
-        """Ends the stream once nothing is being drawn."""
+        """Ends the connection once nothing is being drawn."""
         self._draining = True
-        if not self._tasks:
-            self.outbox.put_nowait(None)
+        if not self._calls:
+            self.link.close()
 
-    def stop(self) -> None:
-        """Cancels everything: nobody hears the answers any more."""
-        for task in self._tasks.values():
-            task.cancel()
+    def break_off(self) -> None:
+        """Ends the connection at once, and all that is being drawn."""
+        self.link.abort()
+        self._stop()
 
-    def _cancel(self, call_id: int) -> None:
-        if call_id in self._drawings:
-            self._drawings[call_id].cancel()  # its end tells the step
-        elif call_id in self._tasks:
-            self._tasks[call_id].cancel()
+    def _stop(self) -> None:
+        for call in list(self._calls.values()):
+            call.stop()
 
-    async def _draw(self, call_id: int, start: engine_pb2.StartDrawing) -> None:
-        try:
-            response = await self._outcome(call_id, start)
-        except asyncio.CancelledError:
-            # By the api, before or after the steps; or the stream is gone and nobody hears this.
-            response = engine_pb2.DrawResponse(call_id=call_id, error=to_status(RequestCancelled()))
-        except FlashbulbError as err:
-            response = engine_pb2.DrawResponse(call_id=call_id, error=to_status(err))
-        except Exception:  # noqa: BLE001  # the edge: every error gets a status
-            _log.exception("drawing failed", extra={"request_id": start.request_id})
-            response = engine_pb2.DrawResponse(call_id=call_id, error=to_status(EngineFailed()))
-        finally:
-            self._drawings.pop(call_id, None)
-            self._tasks.pop(call_id, None)
-        self.outbox.put_nowait(response)
-        if self._draining and not self._tasks:
-            self.outbox.put_nowait(None)
+    def _lost(self) -> None:
+        self._stop()
+        self._gone(self)
 
-    async def _outcome(self, call_id: int, start: engine_pb2.StartDrawing) -> engine_pb2.DrawResponse:
-        if self._draining:
-            raise Draining
-        spec = to_spec(start.input)
-        work_class = _WORK_CLASSES.get(start.work_class, WorkClass.DIRECT)
-        deadline = None
-        if start.HasField("timeout"):
-            deadline = time.monotonic() + from_duration(start.timeout)
-            _admit(deadline, self._engine.estimate(spec, work_class=work_class, owner=start.owner))
-        sources = await self._inputs.gather(spec, start.owner)
-        drawing = self._drawings[call_id] = self._engine.start(
-            spec,
-            sources=sources,
-            work_class=work_class,
-            owner=start.owner,
-            deadline=deadline,
-            on_progress=self._teller(call_id) if start.include_progress else None,
-            on_preview=self._teller(call_id) if start.include_previews else None,
-        )
-        drawn = await drawing.result()
-        del self._drawings[call_id]
-        try:
-            result = await self._delivery.hand_over(drawn, spec, Origin(start.owner, start.request_id))
-        except asyncio.CancelledError:
-            raise RequestCancelled(drawing.step, drawing.total_steps) from None
-        resolved = None if spec.sources else start.input
-        return engine_pb2.DrawResponse(call_id=call_id, output=to_output(result, resolved=resolved))
-
-    def _teller(self, call_id: int) -> Callable[[Progress | PreviewImage], None]:
-        def tell(event: Progress | PreviewImage) -> None:
-            if self.outbox.qsize() >= _WAITING:
+    def _take(self, request: engine_pb2.DrawRequest) -> None:
+        call_id = request.call_id
+        call = self._calls.get(call_id)
+        if request.HasField("cancel") and call is not None:
+            call.cancel()
+        elif request.HasField("start") and call is None:
+            if self._draining:
+                self.link.send(engine_pb2.DrawResponse(call_id=call_id, error=to_status(Draining())))
                 return
-            response = engine_pb2.DrawResponse(call_id=call_id)
-            if isinstance(event, Progress):
-                response.progress.CopyFrom(to_progress(event))
-            else:
-                response.preview.CopyFrom(to_preview(event))
-            self.outbox.put_nowait(response)
+            call = self._calls[call_id] = Call(
+                call_id, request.start, self._means, self._tasks, tell=self._tell, answered=self._answered
+            )
+            call.begin()
 
-        return tell
+    def _answered(self, call: Call, response: engine_pb2.DrawResponse) -> None:
+        self._calls.pop(call.call_id, None)
+        self.link.send(response)
+        if self._draining and not self._calls:
+            self.link.close()
 
-
-def _admit(deadline: float, needed: float) -> None:
-    """Refuses at once what cannot be done in time, rather than answer late. `needed` in seconds; raises WorkersBusy."""
-    remaining = deadline - time.monotonic()
-    if needed > remaining:
-        raise WorkersBusy(
-            f"needs about {needed:.2f} s, the deadline leaves {max(0.0, remaining):.2f} s",
-            retry_after=max(0.1, needed - remaining),
-        )
+    def _tell(self, response: engine_pb2.DrawResponse) -> None:
+        """Sends what an api can do without when it does not read."""
+        if not self.link.congested:
+            self.link.send(response)
 
 
 @asynccontextmanager
-async def serve_engine(servicer: EngineServicer, listen: str, *, drain_seconds: float) -> AsyncIterator[str]:
+async def serve_engine(servicer: EngineServicer, address: str, *, drain_seconds: float) -> AsyncIterator[str]:
     """Serves while the context is open; gives the address that was bound. On exit drawings may go on for `drain_seconds`.
 
     Raises OSError if the address is taken.
     """
-    server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_ping_interval_without_data_ms", 1_000),  # an api asks every 5 s whether the worker lives
-        )
-    )
-    engine_pb2_grpc.add_EngineServiceServicer_to_server(servicer, server)
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as err:
-        raise OSError(f"cannot listen on {listen}") from err
-    await server.start()
-    try:
-        yield listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
-    finally:
-        servicer.drain()
-        await server.stop(drain_seconds)
+    async with servicer.working(), listen(address, servicer.connection) as bound:
+        try:
+            yield bound
+        finally:
+            servicer.drain()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(drain_seconds):
+                    await servicer.ended.wait()

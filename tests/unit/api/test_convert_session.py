@@ -19,8 +19,9 @@ from flashbulb_server.api.session_messages import (
     Ping,
     Pong,
 )
+from flashbulb_server.core.flight import DropReason
 from flashbulb_server.core.generation import PreviewImage, SourceImage
-from flashbulb_server.core.realtime import DropReason, FramePolicy
+from flashbulb_server.core.realtime import FramePolicy
 from flashbulb_server.errors import FieldViolation, InvalidRequest
 from tests.specs import make_image_spec, make_spec
 
@@ -55,6 +56,20 @@ def test_an_opening_with_everything() -> None:
     )
     values = {"seed": 0, "guidance_scale": 0.0}
     assert to_opening(message) == Opening(LCM, values, 120.0, FramePolicy.ALL, 60, True, "token")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.01, 1.0])
+def test_an_opening_with_several_frames_in_flight_and_similar_ones_left_out(threshold: float) -> None:
+    image = input_pb2.GenerationInput(fast_lcm_image_to_image=input_pb2.FastLcmImageToImageInput(prompt="a"))
+    found = to_opening(opening(defaults=image, max_frames_in_flight=4, similar_image_threshold=threshold))
+    assert (found.max_in_flight, found.similar_threshold, found.problems) == (4, threshold, ())
+
+
+@pytest.mark.parametrize(("in_flight", "threshold"), [(5, 1.01), (-1, -0.01), (2**31 - 1, float("nan")), (99, 0.5)])
+def test_bad_options_of_an_opening_are_all_told(in_flight: int, threshold: float) -> None:
+    """The last threshold is good but for the endpoint, which takes no picture."""
+    found = to_opening(opening(max_frames_in_flight=in_flight, similar_image_threshold=threshold))
+    assert [problem.field for problem in found.problems] == ["max_frames_in_flight", "similar_image_threshold"]
 
 
 def test_every_bad_field_of_an_opening_is_kept_to_be_told_with_those_of_the_input() -> None:

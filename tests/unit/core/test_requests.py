@@ -23,6 +23,7 @@ from flashbulb_server.core.requests import (
     Request,
     State,
 )
+from flashbulb_server.core.webhooks import DeliveryState, Webhook
 from flashbulb_server.errors import RequestCancelled, StartTimeout, WorkerLost
 from tests.specs import make_spec
 
@@ -36,6 +37,7 @@ KEEP = 60.0
 def make_request(state: State = State.QUEUED, **values) -> Request:
     """A request in a state that it reached legally."""
     queued = Request("id", "demo", SPEC, State.QUEUED, Priority.NORMAL, create_time=1.0, start_deadline=11.0)
+    queued = replace(queued, webhook=WEBHOOK)
     running = requests.start(queued, worker_id="w1", now=2.0)
     made = {
         State.QUEUED: lambda: queued,
@@ -48,12 +50,25 @@ def make_request(state: State = State.QUEUED, **values) -> Request:
     return replace(made[state](), **values)
 
 
+@pytest.mark.parametrize(("wish", "kept"), [(0.0, KEEP), (10.0, 10.0), (KEEP + 1, KEEP)])
+def test_an_outcome_is_kept_no_longer_than_was_asked_for(wish, kept):
+    running = make_request(State.RUNNING, keep=wish, webhook=None)
+    ended = requests.succeed(running, RESULT, attempt=1, now=3.0, keep=KEEP)
+    assert ended.expire_time == 3.0 + kept
+
+
+def test_an_outcome_is_kept_for_its_webhook():
+    running = make_request(State.RUNNING, keep=10.0)
+    assert requests.fail(running, LOST, now=3.0, keep=KEEP).expire_time == 3.0 + KEEP
+
+
 CHANGES: dict[Change, Callable[[Request], Request]] = {
     Change.START: lambda r: requests.start(r, worker_id="w2", now=20.0),
     Change.SUCCEED: lambda r: requests.succeed(r, RESULT, attempt=r.attempt, now=20.0, keep=KEEP),
     Change.FAIL: lambda r: requests.fail(r, LOST, now=20.0, keep=KEEP),
     Change.CANCEL: lambda r: requests.cancel(r, STOPPED, now=20.0, keep=KEEP, steps_done=2),
     Change.EXPIRE: lambda r: requests.expire(r, LATE, now=20.0, keep=KEEP),
+    Change.DELIVER: lambda r: requests.deliver(r, lambda w: replace(w, state=DeliveryState.DELIVERED)),
 }
 LEGAL = {
     (State.QUEUED, Change.START): State.RUNNING,
@@ -64,7 +79,12 @@ LEGAL = {
     (State.RUNNING, Change.SUCCEED): State.SUCCEEDED,
     (State.RUNNING, Change.FAIL): State.FAILED,
     (State.RUNNING, Change.CANCEL): State.CANCELLED,
+    (State.SUCCEEDED, Change.DELIVER): State.SUCCEEDED,
+    (State.FAILED, Change.DELIVER): State.FAILED,
+    (State.CANCELLED, Change.DELIVER): State.CANCELLED,
+    (State.EXPIRED, Change.DELIVER): State.EXPIRED,
 }
+WEBHOOK = Webhook("https://example.org/hook")
 
 
 @pytest.mark.parametrize(("state", "change"), list(itertools.product(State, Change)))
@@ -78,6 +98,9 @@ def test_every_change_in_every_state(state, change):
         return
     after = CHANGES[change](before)
     assert after.state is LEGAL[state, change]
+    if change is Change.DELIVER:  # beside the state: nothing else of the request changes
+        assert after == replace(before, webhook=replace(WEBHOOK, state=DeliveryState.DELIVERED))
+        return
     assert after.sequence > before.sequence
     assert (after.request_id, after.owner, after.spec, after.create_time) == ("id", "demo", SPEC, 1.0)
     if after.state.terminal:
@@ -89,8 +112,23 @@ def test_every_change_in_every_state(state, change):
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_terminal_state_never_changes(state):
-    leaving = {change for (before, change) in requests.TRANSITIONS if before is state}
+    leaving = {change for (before, change), after in requests.TRANSITIONS.items() if before is state is not after}
     assert state.terminal == (not leaving)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_webhook_is_owed_from_the_end_until_it_is_delivered_or_given_up(state):
+    request = make_request(state)
+    assert request.owes_webhook is state.terminal
+    assert not replace(request, webhook=None).owes_webhook
+    for settled in (DeliveryState.DELIVERED, DeliveryState.GAVE_UP):
+        assert not replace(request, webhook=replace(WEBHOOK, state=settled)).owes_webhook
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_request_without_a_webhook_has_no_delivery(state):
+    with pytest.raises(IllegalChange):
+        CHANGES[Change.DELIVER](make_request(state, webhook=None))
 
 
 def test_a_start():
@@ -140,6 +178,8 @@ def test_sequences_grow_over_attempts(attempts, events, end):
     if (request.state, end) in LEGAL:
         request = CHANGES[end](request)
         seen.append(request.sequence)
+    if end is Change.DELIVER:
+        assert request.webhook == WEBHOOK  # it is legal in terminal states alone
     assert all(a < b for a, b in itertools.pairwise(seen))
 
 

@@ -27,6 +27,9 @@ def test_nothing_need_be_said():
         ("start_timeout", 86_400.0),
         ("runner_hint", "x" * 128),
         ("runner_hint", "warm \u00e9"),
+        ("keep", 1.0),
+        ("keep", math.inf),
+        ("max_waiting", 0),
     ],
 )
 def test_a_value_at_its_limit_is_taken(name, value):
@@ -36,6 +39,9 @@ def test_a_value_at_its_limit_is_taken(name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("keep", 0.0),
+        ("keep", math.nan),
+        ("max_waiting", -1),
         ("idempotency_key", "x" * 129),
         ("idempotency_key", "a b"),
         ("idempotency_key", "a\n"),
@@ -55,8 +61,8 @@ def test_a_value_past_its_limit_is_named(name, value):
 
 
 def test_all_problems_are_named():
-    bad = Submission(idempotency_key=" ", start_timeout=0.0, runner_hint="x" * 200)
-    assert [p.field for p in bad.problems()] == ["idempotency_key", "start_timeout", "runner_hint"]
+    bad = Submission(idempotency_key=" ", start_timeout=0.0, runner_hint="x" * 200, webhook_url="ftp://x")
+    assert [p.field for p in bad.problems()] == ["idempotency_key", "start_timeout", "webhook_url", "runner_hint"]
 
 
 def test_a_hint_alone():

@@ -58,7 +58,14 @@ def test_a_resolved_input_resolves_to_itself(spec):
 
 def test_nothing_given():
     assert given_of() == {}
-    assert given_of(prompt="", negative_prompt="", request_id="", format=0, safety_checker_version=0) == {}
+    assert given_of(prompt="", format=0, safety_checker_version=0) == {}
+
+
+def test_an_optional_text_may_be_given_empty():
+    empty = {"negative_prompt": "", "request_id": ""}
+    assert given_of(**empty) == empty
+    spec = resolve(FAST_LCM.id, {"prompt": "x", **empty}, [ROOM])
+    assert (spec.negative_prompt, spec.request_id) == ("", "")
 
 
 def test_everything_given():
@@ -125,9 +132,9 @@ def test_no_known_member(data):
     [
         (image_pb2.ImageSize(preset=image_pb2.IMAGE_SIZE_PRESET_SQUARE), "square"),
         (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions(width=640, height=480)), (640, 480)),
-        (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions(height=480)), (0, 480)),
-        (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions()), (0, 0)),
-        (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions(width=-5)), (-5, 0)),
+        (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions(height=480)), (None, 480)),
+        (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions()), (None, None)),
+        (image_pb2.ImageSize(dimensions=image_pb2.ImageDimensions(width=-5)), (-5, None)),
     ],
 )
 def test_sizes(size, expected):

@@ -55,6 +55,7 @@ def every_request() -> list[Request]:
     lost, stopped, late = (Failure.of(e) for e in (WorkerLost(2), RequestCancelled(2, 4), StartTimeout(60)))
     return [
         queued,
+        replace(queued, no_retry=True, keep=600.5),
         running,
         requests.start(running, worker_id="w2", now=NOW + 1.5),
         requests.succeed(running, RESULT, attempt=1, logs=LOGS, **end),

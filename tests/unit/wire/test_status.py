@@ -23,6 +23,7 @@ CODES = {
     "FILE_NOT_FOUND": "NOT_FOUND",
     "REQUEST_NOT_FINISHED": "FAILED_PRECONDITION",
     "IDEMPOTENCY_KEY_REUSED": "FAILED_PRECONDITION",
+    "NO_WEBHOOK": "FAILED_PRECONDITION",
     "ENDPOINT_UNAVAILABLE": "FAILED_PRECONDITION",
     "SAFETY_CHECKER_UNAVAILABLE": "FAILED_PRECONDITION",
     "QUEUE_FULL": "RESOURCE_EXHAUSTED",
@@ -79,8 +80,8 @@ def test_a_status_holds_all_parts_of_an_error(error):
     assert (code_pb2.Code.Name(status.code), status.message) == (CODES[error.reason], error.message)
     info = parts.pop("ErrorInfo")
     assert (info.reason, info.domain, dict(info.metadata)) == (error.reason, "flashbulb", error.metadata)
-    for value in error.metadata.values():
-        assert value in error.message
+    for name, value in error.metadata.items():
+        assert value in error.message or name == "type"
     if isinstance(error, errors.InvalidRequest):
         bad = parts.pop("BadRequest").field_violations
         assert [(v.field, v.description) for v in bad] == [(v.field, v.description) for v in error.violations]

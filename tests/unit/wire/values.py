@@ -66,6 +66,7 @@ ERRORS = (
     errors.FileNotFound("flashbulb://files/x"),
     errors.RequestNotFinished("r1", "RUNNING"),
     errors.IdempotencyKeyReused("r1"),
+    errors.NoWebhook("r1"),
     errors.EndpointUnavailable("omnigen-v1", ["fast-lcm-diffusion"]),
     errors.SafetyCheckerUnavailable("v1", ()),
     errors.QueueFull(100, retry_after=2.5),

@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED: the token is forged, broken or expired."""
     ERROR_REASON_TOKEN_FORBIDS: _ErrorReason.ValueType  # 23
     """PERMISSION_DENIED: the token is not good for this endpoint or method."""
+    ERROR_REASON_NO_WEBHOOK: _ErrorReason.ValueType  # 24
+    """FAILED_PRECONDITION: the request has no webhook."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reasons of errors: `ErrorInfo.reason` of google.rpc.ErrorInfo with domain `flashbulb`, without the prefix
@@ -128,4 +130,6 @@ ERROR_REASON_TOKEN_INVALID: ErrorReason.ValueType  # 22
 """UNAUTHENTICATED: the token is forged, broken or expired."""
 ERROR_REASON_TOKEN_FORBIDS: ErrorReason.ValueType  # 23
 """PERMISSION_DENIED: the token is not good for this endpoint or method."""
+ERROR_REASON_NO_WEBHOOK: ErrorReason.ValueType  # 24
+"""FAILED_PRECONDITION: the request has no webhook."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -185,7 +185,7 @@ class FastLcmTextToImageInput(_message.Message):
         *,
         model_name: _builtins.str | None = ...,
         prompt: _builtins.str = ...,
-        negative_prompt: _builtins.str = ...,
+        negative_prompt: _builtins.str | None = ...,
         image_size: _image_pb2.ImageSize | None = ...,
         num_inference_steps: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
@@ -197,11 +197,11 @@ class FastLcmTextToImageInput(_message.Message):
         expand_prompt: _builtins.bool | None = ...,
         format: _image_pb2.ImageFormat.ValueType = ...,
         guidance_rescale: _builtins.float | None = ...,
-        request_id: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "model_name", b"model_name", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_request_id", b"_request_id", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "request_id", b"request_id", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_request_id", b"_request_id", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enable_safety_checker: _TypeAlias = _typing.Literal["enable_safety_checker"]  # noqa: Y015
     _WhichOneofArgType__enable_safety_checker: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker"]  # noqa: Y015
@@ -213,10 +213,14 @@ class FastLcmTextToImageInput(_message.Message):
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__model_name: _TypeAlias = _typing.Literal["model_name"]  # noqa: Y015
     _WhichOneofArgType__model_name: _TypeAlias = _typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
+    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
     _WhichOneofReturnType__num_images: _TypeAlias = _typing.Literal["num_images"]  # noqa: Y015
     _WhichOneofArgType__num_images: _TypeAlias = _typing.Literal["_num_images", b"_num_images"]  # noqa: Y015
     _WhichOneofReturnType__num_inference_steps: _TypeAlias = _typing.Literal["num_inference_steps"]  # noqa: Y015
     _WhichOneofArgType__num_inference_steps: _TypeAlias = _typing.Literal["_num_inference_steps", b"_num_inference_steps"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__sync_mode: _TypeAlias = _typing.Literal["sync_mode"]  # noqa: Y015
@@ -232,9 +236,13 @@ class FastLcmTextToImageInput(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_images) -> _WhichOneofReturnType__num_images | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_inference_steps) -> _WhichOneofReturnType__num_inference_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -333,7 +341,7 @@ class FastLcmImageToImageInput(_message.Message):
         *,
         model_name: _builtins.str | None = ...,
         prompt: _builtins.str = ...,
-        negative_prompt: _builtins.str = ...,
+        negative_prompt: _builtins.str | None = ...,
         image_size: _image_pb2.ImageSize | None = ...,
         num_inference_steps: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
@@ -345,15 +353,15 @@ class FastLcmImageToImageInput(_message.Message):
         expand_prompt: _builtins.bool | None = ...,
         format: _image_pb2.ImageFormat.ValueType = ...,
         guidance_rescale: _builtins.float | None = ...,
-        request_id: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
         image_url: _image_pb2.ImageSource | None = ...,
         strength: _builtins.float | None = ...,
         preserve_aspect_ratio: _builtins.bool | None = ...,
         crop_output: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_crop_output", b"_crop_output", "_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_preserve_aspect_ratio", b"_preserve_aspect_ratio", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "crop_output", b"crop_output", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "model_name", b"model_name", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "preserve_aspect_ratio", b"preserve_aspect_ratio", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_crop_output", b"_crop_output", "_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_preserve_aspect_ratio", b"_preserve_aspect_ratio", "_request_id", b"_request_id", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "crop_output", b"crop_output", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "preserve_aspect_ratio", b"preserve_aspect_ratio", "request_id", b"request_id", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crop_output", b"_crop_output", "_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_preserve_aspect_ratio", b"_preserve_aspect_ratio", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "crop_output", b"crop_output", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "preserve_aspect_ratio", b"preserve_aspect_ratio", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_crop_output", b"_crop_output", "_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_preserve_aspect_ratio", b"_preserve_aspect_ratio", "_request_id", b"_request_id", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "crop_output", b"crop_output", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "preserve_aspect_ratio", b"preserve_aspect_ratio", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__crop_output: _TypeAlias = _typing.Literal["crop_output"]  # noqa: Y015
     _WhichOneofArgType__crop_output: _TypeAlias = _typing.Literal["_crop_output", b"_crop_output"]  # noqa: Y015
@@ -367,12 +375,16 @@ class FastLcmImageToImageInput(_message.Message):
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__model_name: _TypeAlias = _typing.Literal["model_name"]  # noqa: Y015
     _WhichOneofArgType__model_name: _TypeAlias = _typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
+    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
     _WhichOneofReturnType__num_images: _TypeAlias = _typing.Literal["num_images"]  # noqa: Y015
     _WhichOneofArgType__num_images: _TypeAlias = _typing.Literal["_num_images", b"_num_images"]  # noqa: Y015
     _WhichOneofReturnType__num_inference_steps: _TypeAlias = _typing.Literal["num_inference_steps"]  # noqa: Y015
     _WhichOneofArgType__num_inference_steps: _TypeAlias = _typing.Literal["_num_inference_steps", b"_num_inference_steps"]  # noqa: Y015
     _WhichOneofReturnType__preserve_aspect_ratio: _TypeAlias = _typing.Literal["preserve_aspect_ratio"]  # noqa: Y015
     _WhichOneofArgType__preserve_aspect_ratio: _TypeAlias = _typing.Literal["_preserve_aspect_ratio", b"_preserve_aspect_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
@@ -392,11 +404,15 @@ class FastLcmImageToImageInput(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_images) -> _WhichOneofReturnType__num_images | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_inference_steps) -> _WhichOneofReturnType__num_inference_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__preserve_aspect_ratio) -> _WhichOneofReturnType__preserve_aspect_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -496,7 +512,7 @@ class FastLcmInpaintingInput(_message.Message):
         *,
         model_name: _builtins.str | None = ...,
         prompt: _builtins.str = ...,
-        negative_prompt: _builtins.str = ...,
+        negative_prompt: _builtins.str | None = ...,
         image_size: _image_pb2.ImageSize | None = ...,
         num_inference_steps: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
@@ -508,14 +524,14 @@ class FastLcmInpaintingInput(_message.Message):
         expand_prompt: _builtins.bool | None = ...,
         format: _image_pb2.ImageFormat.ValueType = ...,
         guidance_rescale: _builtins.float | None = ...,
-        request_id: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
         image_url: _image_pb2.ImageSource | None = ...,
         mask_url: _image_pb2.ImageSource | None = ...,
         strength: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "mask_url", b"mask_url", "model_name", b"model_name", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_request_id", b"_request_id", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "mask_url", b"mask_url", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "request_id", b"request_id", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "mask_url", b"mask_url", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_model_name", b"_model_name", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_request_id", b"_request_id", "_seed", b"_seed", "_strength", b"_strength", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "image_url", b"image_url", "mask_url", b"mask_url", "model_name", b"model_name", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "strength", b"strength", "sync_mode", b"sync_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enable_safety_checker: _TypeAlias = _typing.Literal["enable_safety_checker"]  # noqa: Y015
     _WhichOneofArgType__enable_safety_checker: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker"]  # noqa: Y015
@@ -527,10 +543,14 @@ class FastLcmInpaintingInput(_message.Message):
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
     _WhichOneofReturnType__model_name: _TypeAlias = _typing.Literal["model_name"]  # noqa: Y015
     _WhichOneofArgType__model_name: _TypeAlias = _typing.Literal["_model_name", b"_model_name"]  # noqa: Y015
+    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
+    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
     _WhichOneofReturnType__num_images: _TypeAlias = _typing.Literal["num_images"]  # noqa: Y015
     _WhichOneofArgType__num_images: _TypeAlias = _typing.Literal["_num_images", b"_num_images"]  # noqa: Y015
     _WhichOneofReturnType__num_inference_steps: _TypeAlias = _typing.Literal["num_inference_steps"]  # noqa: Y015
     _WhichOneofArgType__num_inference_steps: _TypeAlias = _typing.Literal["_num_inference_steps", b"_num_inference_steps"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
@@ -548,9 +568,13 @@ class FastLcmInpaintingInput(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__model_name) -> _WhichOneofReturnType__model_name | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_images) -> _WhichOneofReturnType__num_images | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_inference_steps) -> _WhichOneofReturnType__num_inference_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -629,7 +653,7 @@ class StableDiffusionV15Input(_message.Message):
         self,
         *,
         prompt: _builtins.str = ...,
-        negative_prompt: _builtins.str = ...,
+        negative_prompt: _builtins.str | None = ...,
         image_size: _image_pb2.ImageSize | None = ...,
         num_inference_steps: _builtins.int | None = ...,
         seed: _builtins.int | None = ...,
@@ -642,11 +666,11 @@ class StableDiffusionV15Input(_message.Message):
         safety_checker_version: Global___SafetyCheckerVersion.ValueType = ...,
         expand_prompt: _builtins.bool | None = ...,
         format: _image_pb2.ImageFormat.ValueType = ...,
-        request_id: _builtins.str = ...,
+        request_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_scale", b"_guidance_scale", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_request_id", b"_request_id", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "request_id", b"request_id", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_scale", b"_guidance_scale", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "embeddings", b"embeddings", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "loras", b"loras", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker", "_expand_prompt", b"_expand_prompt", "_guidance_scale", b"_guidance_scale", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_num_inference_steps", b"_num_inference_steps", "_request_id", b"_request_id", "_seed", b"_seed", "_sync_mode", b"_sync_mode", "embeddings", b"embeddings", "enable_safety_checker", b"enable_safety_checker", "expand_prompt", b"expand_prompt", "format", b"format", "guidance_scale", b"guidance_scale", "image_size", b"image_size", "loras", b"loras", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "request_id", b"request_id", "safety_checker_version", b"safety_checker_version", "seed", b"seed", "sync_mode", b"sync_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__enable_safety_checker: _TypeAlias = _typing.Literal["enable_safety_checker"]  # noqa: Y015
     _WhichOneofArgType__enable_safety_checker: _TypeAlias = _typing.Literal["_enable_safety_checker", b"_enable_safety_checker"]  # noqa: Y015
@@ -654,10 +678,14 @@ class StableDiffusionV15Input(_message.Message):
     _WhichOneofArgType__expand_prompt: _TypeAlias = _typing.Literal["_expand_prompt", b"_expand_prompt"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
+    _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
     _WhichOneofReturnType__num_images: _TypeAlias = _typing.Literal["num_images"]  # noqa: Y015
     _WhichOneofArgType__num_images: _TypeAlias = _typing.Literal["_num_images", b"_num_images"]  # noqa: Y015
     _WhichOneofReturnType__num_inference_steps: _TypeAlias = _typing.Literal["num_inference_steps"]  # noqa: Y015
     _WhichOneofArgType__num_inference_steps: _TypeAlias = _typing.Literal["_num_inference_steps", b"_num_inference_steps"]  # noqa: Y015
+    _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
+    _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__sync_mode: _TypeAlias = _typing.Literal["sync_mode"]  # noqa: Y015
@@ -669,9 +697,13 @@ class StableDiffusionV15Input(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_images) -> _WhichOneofReturnType__num_images | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_inference_steps) -> _WhichOneofReturnType__num_inference_steps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload

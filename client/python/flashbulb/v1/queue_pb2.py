@@ -29,7 +29,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66lashbulb/v1/queue.proto\x12\x0c\x66lashbulb.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xe2\x05\n\x11GenerationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.State\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.flashbulb.v1.Priority\x12\x1b\n\x0equeue_position\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12&\n\x03\x65ta\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08progress\x18\x08 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgress\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\r \x01(\x05\x12$\n\x04logs\x18\x0e \x03(\x0b\x32\x16.flashbulb.v1.LogEntry\x12!\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x12.google.rpc.Status\"\x92\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x12\x11\n\rSTATE_EXPIRED\x10\x06\x42\x11\n\x0f_queue_position\"\xc7\x01\n\rSubmitRequest\x12,\n\x05input\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12(\n\x08priority\x18\x03 \x01(\x0e\x32\x16.flashbulb.v1.Priority\x12\x30\n\rstart_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0brunner_hint\x18\x05 \x01(\t\"X\n\x0eSubmitResponse\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"<\n\x10GetStatusRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0cinclude_logs\x18\x02 \x01(\x08\"E\n\x11GetStatusResponse\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\"p\n\x12WatchStatusRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x14\n\x0cinclude_logs\x18\x03 \x01(\x08\x12\x18\n\x10include_previews\x18\x04 \x01(\x08\"\xc3\x02\n\x13WatchStatusResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07request\x18\x03 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequestH\x00\x12%\n\x03log\x18\x04 \x01(\x0b\x32\x16.flashbulb.v1.LogEntryH\x00\x12.\n\x08progress\x18\x05 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x06 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12,\n\theartbeat\x18\x07 \x01(\x0b\x32\x17.flashbulb.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\x0b\n\tHeartbeat\"&\n\x10GetResultRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x89\x01\n\x11GetResultResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x06output\x18\x02 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xaf\x01\n\x0e\x43\x61ncelResponse\x12=\n\x0eprevious_state\x18\x01 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.State\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\x12\x17\n\x0fstopped_at_step\x18\x03 \x01(\x05\x12\x13\n\x0bsaved_steps\x18\x04 \x01(\x05\"k\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x35\n\x06states\x18\x03 \x03(\x0e\x32%.flashbulb.v1.GenerationRequest.State\"Z\n\x0cListResponse\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*K\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_NORMAL\x10\x01\x12\x10\n\x0cPRIORITY_LOW\x10\x02\x32\xc9\x03\n\x0cQueueService\x12\x43\n\x06Submit\x12\x1b.flashbulb.v1.SubmitRequest\x1a\x1c.flashbulb.v1.SubmitResponse\x12L\n\tGetStatus\x12\x1e.flashbulb.v1.GetStatusRequest\x1a\x1f.flashbulb.v1.GetStatusResponse\x12T\n\x0bWatchStatus\x12 .flashbulb.v1.WatchStatusRequest\x1a!.flashbulb.v1.WatchStatusResponse0\x01\x12L\n\tGetResult\x12\x1e.flashbulb.v1.GetResultRequest\x1a\x1f.flashbulb.v1.GetResultResponse\x12\x43\n\x06\x43\x61ncel\x12\x1b.flashbulb.v1.CancelRequest\x1a\x1c.flashbulb.v1.CancelResponse\x12=\n\x04List\x12\x19.flashbulb.v1.ListRequest\x1a\x1a.flashbulb.v1.ListResponseB@\n\x0c\x66lashbulb.v1B\nQueueProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66lashbulb/v1/queue.proto\x12\x0c\x66lashbulb.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x92\x06\n\x11GenerationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x02 \x01(\t\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.State\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.flashbulb.v1.Priority\x12\x1b\n\x0equeue_position\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12&\n\x03\x65ta\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x08progress\x18\x08 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgress\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\r \x01(\x05\x12$\n\x04logs\x18\x0e \x03(\x0b\x32\x16.flashbulb.v1.LogEntry\x12!\n\x05\x65rror\x18\x0f \x01(\x0b\x32\x12.google.rpc.Status\x12.\n\x07webhook\x18\x10 \x01(\x0b\x32\x1d.flashbulb.v1.WebhookDelivery\"\x92\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_QUEUED\x10\x01\x12\x11\n\rSTATE_RUNNING\x10\x02\x12\x13\n\x0fSTATE_SUCCEEDED\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x13\n\x0fSTATE_CANCELLED\x10\x05\x12\x11\n\rSTATE_EXPIRED\x10\x06\x42\x11\n\x0f_queue_position\"\x99\x02\n\x0fWebhookDelivery\x12\x10\n\x08url_host\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.flashbulb.v1.WebhookDelivery.State\x12.\n\x08\x61ttempts\x18\x03 \x03(\x0b\x32\x1c.flashbulb.v1.WebhookAttempt\x12\x35\n\x11next_attempt_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Y\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x13\n\x0fSTATE_DELIVERED\x10\x02\x12\x11\n\rSTATE_GAVE_UP\x10\x03\"f\n\x0eWebhookAttempt\x12\x30\n\x0c\x61ttempt_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bstatus_code\x18\x02 \x01(\x05\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\xdc\x01\n\rSubmitRequest\x12,\n\x05input\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12(\n\x08priority\x18\x03 \x01(\x0e\x32\x16.flashbulb.v1.Priority\x12\x30\n\rstart_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0brunner_hint\x18\x05 \x01(\t\x12\x13\n\x0bwebhook_url\x18\x06 \x01(\t\"X\n\x0eSubmitResponse\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\x12\x14\n\x0c\x64\x65\x64uplicated\x18\x02 \x01(\x08\"<\n\x10GetStatusRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0cinclude_logs\x18\x02 \x01(\x08\"E\n\x11GetStatusResponse\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\"p\n\x12WatchStatusRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x14\n\x0cinclude_logs\x18\x03 \x01(\x08\x12\x18\n\x10include_previews\x18\x04 \x01(\x08\"\xc3\x02\n\x13WatchStatusResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x07request\x18\x03 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequestH\x00\x12%\n\x03log\x18\x04 \x01(\x0b\x32\x16.flashbulb.v1.LogEntryH\x00\x12.\n\x08progress\x18\x05 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x06 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12,\n\theartbeat\x18\x07 \x01(\x0b\x32\x17.flashbulb.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\x0b\n\tHeartbeat\"&\n\x10GetResultRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\x89\x01\n\x11GetResultResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x30\n\x06output\x18\x02 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"#\n\rCancelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"\xaf\x01\n\x0e\x43\x61ncelResponse\x12=\n\x0eprevious_state\x18\x01 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.State\x12\x30\n\x07request\x18\x02 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\x12\x17\n\x0fstopped_at_step\x18\x03 \x01(\x05\x12\x13\n\x0bsaved_steps\x18\x04 \x01(\x05\"k\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x35\n\x06states\x18\x03 \x03(\x0e\x32%.flashbulb.v1.GenerationRequest.State\"Z\n\x0cListResponse\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.flashbulb.v1.GenerationRequest\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"-\n\x17RedeliverWebhookRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"L\n\x18RedeliverWebhookResponse\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.flashbulb.v1.GenerationRequest*K\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x13\n\x0fPRIORITY_NORMAL\x10\x01\x12\x10\n\x0cPRIORITY_LOW\x10\x02\x32\xac\x04\n\x0cQueueService\x12\x43\n\x06Submit\x12\x1b.flashbulb.v1.SubmitRequest\x1a\x1c.flashbulb.v1.SubmitResponse\x12L\n\tGetStatus\x12\x1e.flashbulb.v1.GetStatusRequest\x1a\x1f.flashbulb.v1.GetStatusResponse\x12T\n\x0bWatchStatus\x12 .flashbulb.v1.WatchStatusRequest\x1a!.flashbulb.v1.WatchStatusResponse0\x01\x12L\n\tGetResult\x12\x1e.flashbulb.v1.GetResultRequest\x1a\x1f.flashbulb.v1.GetResultResponse\x12\x43\n\x06\x43\x61ncel\x12\x1b.flashbulb.v1.CancelRequest\x1a\x1c.flashbulb.v1.CancelResponse\x12=\n\x04List\x12\x19.flashbulb.v1.ListRequest\x1a\x1a.flashbulb.v1.ListResponse\x12\x61\n\x10RedeliverWebhook\x12%.flashbulb.v1.RedeliverWebhookRequest\x1a&.flashbulb.v1.RedeliverWebhookResponseB@\n\x0c\x66lashbulb.v1B\nQueueProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,38 +37,48 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flashbulb.v1.queue_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014flashbulb.v1B\nQueueProtoP\001Z\"flashbulb/client/go/v1;flashbulbv1'
-  _globals['_PRIORITY']._serialized_start=2404
-  _globals['_PRIORITY']._serialized_end=2479
+  _globals['_PRIORITY']._serialized_start=2986
+  _globals['_PRIORITY']._serialized_end=3061
   _globals['_GENERATIONREQUEST']._serialized_start=190
-  _globals['_GENERATIONREQUEST']._serialized_end=928
-  _globals['_GENERATIONREQUEST_STATE']._serialized_start=763
-  _globals['_GENERATIONREQUEST_STATE']._serialized_end=909
-  _globals['_SUBMITREQUEST']._serialized_start=931
-  _globals['_SUBMITREQUEST']._serialized_end=1130
-  _globals['_SUBMITRESPONSE']._serialized_start=1132
-  _globals['_SUBMITRESPONSE']._serialized_end=1220
-  _globals['_GETSTATUSREQUEST']._serialized_start=1222
-  _globals['_GETSTATUSREQUEST']._serialized_end=1282
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1284
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1353
-  _globals['_WATCHSTATUSREQUEST']._serialized_start=1355
-  _globals['_WATCHSTATUSREQUEST']._serialized_end=1467
-  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1470
-  _globals['_WATCHSTATUSRESPONSE']._serialized_end=1793
-  _globals['_HEARTBEAT']._serialized_start=1795
-  _globals['_HEARTBEAT']._serialized_end=1806
-  _globals['_GETRESULTREQUEST']._serialized_start=1808
-  _globals['_GETRESULTREQUEST']._serialized_end=1846
-  _globals['_GETRESULTRESPONSE']._serialized_start=1849
-  _globals['_GETRESULTRESPONSE']._serialized_end=1986
-  _globals['_CANCELREQUEST']._serialized_start=1988
-  _globals['_CANCELREQUEST']._serialized_end=2023
-  _globals['_CANCELRESPONSE']._serialized_start=2026
-  _globals['_CANCELRESPONSE']._serialized_end=2201
-  _globals['_LISTREQUEST']._serialized_start=2203
-  _globals['_LISTREQUEST']._serialized_end=2310
-  _globals['_LISTRESPONSE']._serialized_start=2312
-  _globals['_LISTRESPONSE']._serialized_end=2402
-  _globals['_QUEUESERVICE']._serialized_start=2482
-  _globals['_QUEUESERVICE']._serialized_end=2939
+  _globals['_GENERATIONREQUEST']._serialized_end=976
+  _globals['_GENERATIONREQUEST_STATE']._serialized_start=811
+  _globals['_GENERATIONREQUEST_STATE']._serialized_end=957
+  _globals['_WEBHOOKDELIVERY']._serialized_start=979
+  _globals['_WEBHOOKDELIVERY']._serialized_end=1260
+  _globals['_WEBHOOKDELIVERY_STATE']._serialized_start=1171
+  _globals['_WEBHOOKDELIVERY_STATE']._serialized_end=1260
+  _globals['_WEBHOOKATTEMPT']._serialized_start=1262
+  _globals['_WEBHOOKATTEMPT']._serialized_end=1364
+  _globals['_SUBMITREQUEST']._serialized_start=1367
+  _globals['_SUBMITREQUEST']._serialized_end=1587
+  _globals['_SUBMITRESPONSE']._serialized_start=1589
+  _globals['_SUBMITRESPONSE']._serialized_end=1677
+  _globals['_GETSTATUSREQUEST']._serialized_start=1679
+  _globals['_GETSTATUSREQUEST']._serialized_end=1739
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1741
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1810
+  _globals['_WATCHSTATUSREQUEST']._serialized_start=1812
+  _globals['_WATCHSTATUSREQUEST']._serialized_end=1924
+  _globals['_WATCHSTATUSRESPONSE']._serialized_start=1927
+  _globals['_WATCHSTATUSRESPONSE']._serialized_end=2250
+  _globals['_HEARTBEAT']._serialized_start=2252
+  _globals['_HEARTBEAT']._serialized_end=2263
+  _globals['_GETRESULTREQUEST']._serialized_start=2265
+  _globals['_GETRESULTREQUEST']._serialized_end=2303
+  _globals['_GETRESULTRESPONSE']._serialized_start=2306
+  _globals['_GETRESULTRESPONSE']._serialized_end=2443
+  _globals['_CANCELREQUEST']._serialized_start=2445
+  _globals['_CANCELREQUEST']._serialized_end=2480
+  _globals['_CANCELRESPONSE']._serialized_start=2483
+  _globals['_CANCELRESPONSE']._serialized_end=2658
+  _globals['_LISTREQUEST']._serialized_start=2660
+  _globals['_LISTREQUEST']._serialized_end=2767
+  _globals['_LISTRESPONSE']._serialized_start=2769
+  _globals['_LISTRESPONSE']._serialized_end=2859
+  _globals['_REDELIVERWEBHOOKREQUEST']._serialized_start=2861
+  _globals['_REDELIVERWEBHOOKREQUEST']._serialized_end=2906
+  _globals['_REDELIVERWEBHOOKRESPONSE']._serialized_start=2908
+  _globals['_REDELIVERWEBHOOKRESPONSE']._serialized_end=2984
+  _globals['_QUEUESERVICE']._serialized_start=3064
+  _globals['_QUEUESERVICE']._serialized_end=3620
 # @@protoc_insertion_point(module_scope)

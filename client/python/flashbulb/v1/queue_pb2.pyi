@@ -110,6 +110,7 @@ class GenerationRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request, made by the server. Ids sort by time of submission."""
     endpoint: _builtins.str
@@ -156,6 +157,10 @@ class GenerationRequest(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why it failed, was cancelled or expired; OK (unset) otherwise."""
 
+    @_builtins.property
+    def webhook(self) -> Global___WebhookDelivery:
+        """How its webhook fares. Unset if it has none."""
+
     def __init__(
         self,
         *,
@@ -174,16 +179,114 @@ class GenerationRequest(_message.Message):
         attempt: _builtins.int = ...,
         logs: _abc.Iterable[_generation_pb2.LogEntry] | None = ...,
         error: _status_pb2.Status | None = ...,
+        webhook: Global___WebhookDelivery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "eta", b"eta", "expire_time", b"expire_time", "progress", b"progress", "queue_position", b"queue_position", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position", "create_time", b"create_time", "end_time", b"end_time", "error", b"error", "eta", b"eta", "expire_time", b"expire_time", "progress", b"progress", "queue_position", b"queue_position", "start_time", b"start_time", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "endpoint", b"endpoint", "error", b"error", "eta", b"eta", "expire_time", b"expire_time", "logs", b"logs", "model_name", b"model_name", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "start_time", b"start_time", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position", "attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "endpoint", b"endpoint", "error", b"error", "eta", b"eta", "expire_time", b"expire_time", "logs", b"logs", "model_name", b"model_name", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "start_time", b"start_time", "state", b"state", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__queue_position: _TypeAlias = _typing.Literal["queue_position"]  # noqa: Y015
     _WhichOneofArgType__queue_position: _TypeAlias = _typing.Literal["_queue_position", b"_queue_position"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_position) -> _WhichOneofReturnType__queue_position | None: ...
 
 Global___GenerationRequest: _TypeAlias = GenerationRequest  # noqa: Y015
+
+@_typing.final
+class WebhookDelivery(_message.Message):
+    """The delivery of a request's webhook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[WebhookDelivery._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: WebhookDelivery._State.ValueType  # 0
+        """Never sent by the server."""
+        STATE_PENDING: WebhookDelivery._State.ValueType  # 1
+        """The request has not ended, or an attempt is due."""
+        STATE_DELIVERED: WebhookDelivery._State.ValueType  # 2
+        """The receiver answered with a 2xx status."""
+        STATE_GAVE_UP: WebhookDelivery._State.ValueType  # 3
+        """The last attempt failed, or the receiver gave an answer that is final. RedeliverWebhook starts anew."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """States of a delivery."""
+
+    STATE_UNSPECIFIED: WebhookDelivery.State.ValueType  # 0
+    """Never sent by the server."""
+    STATE_PENDING: WebhookDelivery.State.ValueType  # 1
+    """The request has not ended, or an attempt is due."""
+    STATE_DELIVERED: WebhookDelivery.State.ValueType  # 2
+    """The receiver answered with a 2xx status."""
+    STATE_GAVE_UP: WebhookDelivery.State.ValueType  # 3
+    """The last attempt failed, or the receiver gave an answer that is final. RedeliverWebhook starts anew."""
+
+    URL_HOST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    url_host: _builtins.str
+    """Host of the URL. The path is not told, as it often holds a secret."""
+    state: Global___WebhookDelivery.State.ValueType
+    """State now."""
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___WebhookAttempt]:
+        """What was tried, oldest first, at most the last 32."""
+
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next attempt is due. Unset unless PENDING after a failed attempt."""
+
+    def __init__(
+        self,
+        *,
+        url_host: _builtins.str = ...,
+        state: Global___WebhookDelivery.State.ValueType = ...,
+        attempts: _abc.Iterable[Global___WebhookAttempt] | None = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "next_attempt_time", b"next_attempt_time", "state", b"state", "url_host", b"url_host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookDelivery: _TypeAlias = WebhookDelivery  # noqa: Y015
+
+@_typing.final
+class WebhookAttempt(_message.Message):
+    """One try to deliver a webhook."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    STATUS_CODE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    status_code: _builtins.int
+    """HTTP status that the receiver answered. 0 if there was no answer."""
+    error: _builtins.str
+    """Why it failed, in words. Empty if it was delivered."""
+    @_builtins.property
+    def attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        status_code: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_time", b"attempt_time", "error", b"error", "status_code", b"status_code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookAttempt: _TypeAlias = WebhookAttempt  # noqa: Y015
 
 @_typing.final
 class SubmitRequest(_message.Message):
@@ -196,6 +299,7 @@ class SubmitRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     START_TIMEOUT_FIELD_NUMBER: _builtins.int
     RUNNER_HINT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_URL_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
     """Makes the call safe to repeat: the same key with the same input gives the same request for 24 hours. 1 to 128 visible ASCII
     characters, a UUID by custom. Default: none, every call makes a request.
@@ -204,6 +308,10 @@ class SubmitRequest(_message.Message):
     """Its priority. Default: NORMAL."""
     runner_hint: _builtins.str
     """Requests with the same hint prefer the same worker (warm adapters), up to 128 characters. Default: any worker."""
+    webhook_url: _builtins.str
+    """Where the outcome is posted to, signed, when the request has ended: an http or https URL of up to 2048 characters, not on a
+    private address unless the server allows it. Default: none.
+    """
     @_builtins.property
     def input(self) -> _input_pb2.GenerationInput:
         """What to draw. Required."""
@@ -220,10 +328,11 @@ class SubmitRequest(_message.Message):
         priority: Global___Priority.ValueType = ...,
         start_timeout: _duration_pb2.Duration | None = ...,
         runner_hint: _builtins.str = ...,
+        webhook_url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "start_timeout", b"start_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "input", b"input", "priority", b"priority", "runner_hint", b"runner_hint", "start_timeout", b"start_timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "input", b"input", "priority", b"priority", "runner_hint", b"runner_hint", "start_timeout", b"start_timeout", "webhook_url", b"webhook_url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,3 +702,49 @@ class ListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class RedeliverWebhookRequest(_message.Message):
+    """Asks for the webhook of a request once more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Id of the request. Required."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedeliverWebhookRequest: _TypeAlias = RedeliverWebhookRequest  # noqa: Y015
+
+@_typing.final
+class RedeliverWebhookResponse(_message.Message):
+    """The webhook is due again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerationRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerationRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedeliverWebhookResponse: _TypeAlias = RedeliverWebhookResponse  # noqa: Y015

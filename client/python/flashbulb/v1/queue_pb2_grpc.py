@@ -65,6 +65,11 @@ class QueueServiceStub:
                 request_serializer=flashbulb_dot_v1_dot_queue__pb2.ListRequest.SerializeToString,
                 response_deserializer=flashbulb_dot_v1_dot_queue__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.RedeliverWebhook = channel.unary_unary(
+                '/flashbulb.v1.QueueService/RedeliverWebhook',
+                request_serializer=flashbulb_dot_v1_dot_queue__pb2.RedeliverWebhookRequest.SerializeToString,
+                response_deserializer=flashbulb_dot_v1_dot_queue__pb2.RedeliverWebhookResponse.FromString,
+                _registered_method=True)
 
 
 class QueueServiceServicer:
@@ -129,6 +134,15 @@ class QueueServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RedeliverWebhook(self, request, context):
+        """Sends the webhook of a request in a terminal state again, at once, with a new series of attempts.
+
+        Errors: NOT_FOUND, FAILED_PRECONDITION (NO_WEBHOOK, REQUEST_NOT_FINISHED), UNAVAILABLE with RetryInfo.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +175,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=flashbulb_dot_v1_dot_queue__pb2.ListRequest.FromString,
                     response_serializer=flashbulb_dot_v1_dot_queue__pb2.ListResponse.SerializeToString,
+            ),
+            'RedeliverWebhook': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedeliverWebhook,
+                    request_deserializer=flashbulb_dot_v1_dot_queue__pb2.RedeliverWebhookRequest.FromString,
+                    response_serializer=flashbulb_dot_v1_dot_queue__pb2.RedeliverWebhookResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -326,6 +345,33 @@ class QueueService:
             '/flashbulb.v1.QueueService/List',
             flashbulb_dot_v1_dot_queue__pb2.ListRequest.SerializeToString,
             flashbulb_dot_v1_dot_queue__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedeliverWebhook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/flashbulb.v1.QueueService/RedeliverWebhook',
+            flashbulb_dot_v1_dot_queue__pb2.RedeliverWebhookRequest.SerializeToString,
+            flashbulb_dot_v1_dot_queue__pb2.RedeliverWebhookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,11 @@ class QueueServiceStub:
 
     Errors: INVALID_ARGUMENT (page_size, page_token).
     """
+    RedeliverWebhook: _grpc.UnaryUnaryMultiCallable[_queue_pb2.RedeliverWebhookRequest, _queue_pb2.RedeliverWebhookResponse]
+    """Sends the webhook of a request in a terminal state again, at once, with a new series of attempts.
+
+    Errors: NOT_FOUND, FAILED_PRECONDITION (NO_WEBHOOK, REQUEST_NOT_FINISHED), UNAVAILABLE with RetryInfo.
+    """
 
 @_typing.type_check_only
 class QueueServiceAsyncStub(QueueServiceStub):
@@ -106,6 +111,11 @@ class QueueServiceAsyncStub(QueueServiceStub):
     """Lists the caller's requests, newest first, without pictures.
 
     Errors: INVALID_ARGUMENT (page_size, page_token).
+    """
+    RedeliverWebhook: _aio.UnaryUnaryMultiCallable[_queue_pb2.RedeliverWebhookRequest, _queue_pb2.RedeliverWebhookResponse]  # type: ignore[assignment]
+    """Sends the webhook of a request in a terminal state again, at once, with a new series of attempts.
+
+    Errors: NOT_FOUND, FAILED_PRECONDITION (NO_WEBHOOK, REQUEST_NOT_FINISHED), UNAVAILABLE with RetryInfo.
     """
 
 class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -179,6 +189,17 @@ class QueueServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the caller's requests, newest first, without pictures.
 
         Errors: INVALID_ARGUMENT (page_size, page_token).
+        """
+
+    @_abc_1.abstractmethod
+    def RedeliverWebhook(
+        self,
+        request: _queue_pb2.RedeliverWebhookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_queue_pb2.RedeliverWebhookResponse, _abc.Awaitable[_queue_pb2.RedeliverWebhookResponse]]:
+        """Sends the webhook of a request in a terminal state again, at once, with a new series of attempts.
+
+        Errors: NOT_FOUND, FAILED_PRECONDITION (NO_WEBHOOK, REQUEST_NOT_FINISHED), UNAVAILABLE with RetryInfo.
         """
 
 def add_QueueServiceServicer_to_server(servicer: QueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,6 +65,8 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     """The frame holds bad fields."""
     DROP_REASON_FAILED: _DropReason.ValueType  # 4
     """Drawing it failed."""
+    DROP_REASON_SIMILAR: _DropReason.ValueType  # 5
+    """It hardly differs from the last frame that was drawn, see `similar_image_threshold`. Its changes are kept."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
     """Why a frame was not drawn."""
@@ -79,6 +81,8 @@ DROP_REASON_INVALID: DropReason.ValueType  # 3
 """The frame holds bad fields."""
 DROP_REASON_FAILED: DropReason.ValueType  # 4
 """Drawing it failed."""
+DROP_REASON_SIMILAR: DropReason.ValueType  # 5
+"""It hardly differs from the last frame that was drawn, see `similar_image_threshold`. Its changes are kept."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
 class _CloseReason:
@@ -190,7 +194,7 @@ class ConnectResponse(_message.Message):
 
     @_builtins.property
     def preview(self) -> _generation_pb2.Preview:
-        """A preview of the frame being drawn."""
+        """A preview of the frame being drawn; of the oldest, where there are several."""
 
     @_builtins.property
     def pong(self) -> Global___Pong:
@@ -233,6 +237,8 @@ class OpenSession(_message.Message):
     MAX_WAITING_FRAMES_FIELD_NUMBER: _builtins.int
     INCLUDE_PREVIEWS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    SIMILAR_IMAGE_THRESHOLD_FIELD_NUMBER: _builtins.int
     max_fps: _builtins.float
     """Most pictures per second to send, 0.1 to 120. Default: no limit."""
     frame_policy: Global___FramePolicy.ValueType
@@ -243,6 +249,17 @@ class OpenSession(_message.Message):
     """Whether to send previews. Default: false."""
     resume_token: _builtins.str
     """Resumes a session that broke off; `defaults` then go over its values. Default: a new session."""
+    max_frames_in_flight: _builtins.int
+    """Frames that are drawn at once, 1 to 4. More than one makes more pictures per second of a session that asks for more than can be drawn:
+    they start one after another, stand at different denoising steps and share every call of the network; each picture comes a little
+    later. They are answered in the order of the frames. Default: 1.
+    """
+    similar_image_threshold: _builtins.float
+    """Skips a frame that changes nothing but the picture that it starts from, and that hardly: by at most this, 0 to 1, from the last one
+    that was drawn. The measure is the mean absolute difference of luma (ITU-R BT.601, 0 to 1) over both pictures as the model is given
+    them, reduced to 32 x 32. 0.01 is a good first try for a camera. Of ten frames skipped in a row the next one is drawn. Default: none
+    is skipped. INVALID_ARGUMENT for an endpoint that takes no picture.
+    """
     @_builtins.property
     def defaults(self) -> _input_pb2.GenerationInput:
         """Endpoint and values that hold for every frame until a frame changes them. The prompt may be empty here. Required."""
@@ -256,14 +273,21 @@ class OpenSession(_message.Message):
         max_waiting_frames: _builtins.int = ...,
         include_previews: _builtins.bool = ...,
         resume_token: _builtins.str = ...,
+        max_frames_in_flight: _builtins.int = ...,
+        similar_image_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_fps", b"_max_fps", "defaults", b"defaults", "max_fps", b"max_fps"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_fps", b"_max_fps", "_similar_image_threshold", b"_similar_image_threshold", "defaults", b"defaults", "max_fps", b"max_fps", "similar_image_threshold", b"similar_image_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_fps", b"_max_fps", "defaults", b"defaults", "frame_policy", b"frame_policy", "include_previews", b"include_previews", "max_fps", b"max_fps", "max_waiting_frames", b"max_waiting_frames", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_fps", b"_max_fps", "_similar_image_threshold", b"_similar_image_threshold", "defaults", b"defaults", "frame_policy", b"frame_policy", "include_previews", b"include_previews", "max_fps", b"max_fps", "max_frames_in_flight", b"max_frames_in_flight", "max_waiting_frames", b"max_waiting_frames", "resume_token", b"resume_token", "similar_image_threshold", b"similar_image_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_fps: _TypeAlias = _typing.Literal["max_fps"]  # noqa: Y015
     _WhichOneofArgType__max_fps: _TypeAlias = _typing.Literal["_max_fps", b"_max_fps"]  # noqa: Y015
+    _WhichOneofReturnType__similar_image_threshold: _TypeAlias = _typing.Literal["similar_image_threshold"]  # noqa: Y015
+    _WhichOneofArgType__similar_image_threshold: _TypeAlias = _typing.Literal["_similar_image_threshold", b"_similar_image_threshold"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_fps) -> _WhichOneofReturnType__max_fps | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__similar_image_threshold) -> _WhichOneofReturnType__similar_image_threshold | None: ...
 
 Global___OpenSession: _TypeAlias = OpenSession  # noqa: Y015
 

@@ -16,6 +16,7 @@ from flashbulb_server.wire.outputs import to_log, to_preview, to_progress
 from flashbulb_server.wire.records import from_priority, from_state, to_priority, to_state
 from flashbulb_server.wire.status import failure_status
 from flashbulb_server.wire.times import from_duration, to_duration, to_timestamp
+from flashbulb_server.wire.webhooks import to_delivery
 
 _N = TypeVar("_N", bound=int)
 _V = TypeVar("_V")
@@ -29,6 +30,7 @@ def to_submission(request: queue_pb2.SubmitRequest) -> tuple[Submission, list[Fi
         idempotency_key=request.idempotency_key,
         start_timeout=from_duration(request.start_timeout) if request.HasField("start_timeout") else None,
         runner_hint=request.runner_hint,
+        webhook_url=request.webhook_url,
     )
     return submission, problems + submission.problems()
 
@@ -68,6 +70,7 @@ def from_view(view: RequestView) -> queue_pb2.GenerationRequest:
         expire_time=to_timestamp(request.expire_time),
         attempt=request.attempt,
         logs=[to_log(line) for line in view.logs],
+        webhook=to_delivery(request),
     )
     if request.failure is not None:
         message.error.CopyFrom(failure_status(request.failure))

@@ -19,6 +19,7 @@ from flashbulb_server.api.session_messages import (
     Picture,
     Ping,
     Pong,
+    option_problems,
 )
 from flashbulb_server.core.catalog import MAX_SEED
 from flashbulb_server.core.generation import PreviewImage
@@ -53,6 +54,9 @@ def to_opening(message: realtime_pb2.ConnectRequest) -> Opening:
         problems.append(FieldViolation("frame_policy", f"{wish.frame_policy} is not a value that this server knows"))
     if not 0 <= wish.max_waiting_frames <= MAX_WAITING:
         problems.append(FieldViolation("max_waiting_frames", f"must be from 1 to {MAX_WAITING}"))
+    in_flight = wish.max_frames_in_flight or 1
+    threshold = wish.similar_image_threshold if wish.HasField("similar_image_threshold") else None
+    problems += option_problems(endpoint, in_flight, threshold)
     return Opening(
         endpoint=endpoint,
         values=values,
@@ -62,6 +66,8 @@ def to_opening(message: realtime_pb2.ConnectRequest) -> Opening:
         max_waiting=wish.max_waiting_frames or DEFAULT_WAITING,
         previews=wish.include_previews,
         resume_token=wish.resume_token,
+        max_in_flight=in_flight,
+        similar_threshold=threshold,
     )
 
 

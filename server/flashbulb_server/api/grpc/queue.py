@@ -13,6 +13,7 @@ from flashbulb_server.api.grpc.convert import from_list, from_receipt, from_seen
 from flashbulb_server.api.grpc.interceptors import caller
 from flashbulb_server.api.queueing import Queueing, RequestView
 from flashbulb_server.api.watching import Watch, Watching
+from flashbulb_server.api.webhooks.orders import Webhooks
 from flashbulb_server.core.generation import Progress
 from flashbulb_server.core.requests import Failure
 from flashbulb_server.core.validation import resolve
@@ -27,14 +28,16 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     """The queue over gRPC."""
 
-    def __init__(self, queueing: Queueing, watching: Watching, fleet: Fleet) -> None:
+    def __init__(self, queueing: Queueing, watching: Watching, webhooks: Webhooks, fleet: Fleet) -> None:
         self._queueing = queueing
         self._watching = watching
+        self._webhooks = webhooks
         self._fleet = fleet
 
     async def Submit(self, request: queue_pb2.SubmitRequest, context: _Context) -> queue_pb2.SubmitResponse:
         """Adds a request to the queue."""
         submission, problems = to_submission(request)
+        problems += await self._webhooks.problems(submission)
         endpoint, given = given_fields(request.input)
         spec = resolve(endpoint, given, self._fleet.installed(), also=problems)
         queued, deduplicated = await self._queueing.submit(caller(), spec, submission, digest=digest(request.input))
@@ -64,6 +67,14 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
     async def Cancel(self, request: queue_pb2.CancelRequest, context: _Context) -> queue_pb2.CancelResponse:
         """Cancels a request."""
         return from_receipt(await self._queueing.cancel(caller(), request.request_id))
+
+    async def RedeliverWebhook(
+        self, request: queue_pb2.RedeliverWebhookRequest, context: _Context
+    ) -> queue_pb2.RedeliverWebhookResponse:
+        """Sends a webhook again."""
+        renewed = await self._webhooks.redeliver(caller(), request.request_id)
+        view = RequestView(renewed, progress=Progress(renewed.steps_done, renewed.total_steps))
+        return queue_pb2.RedeliverWebhookResponse(request=from_view(view))
 
     async def List(self, request: queue_pb2.ListRequest, context: _Context) -> queue_pb2.ListResponse:
         """Lists the caller's requests."""

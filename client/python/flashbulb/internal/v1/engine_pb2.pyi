@@ -50,7 +50,13 @@ Global___WorkClass: _TypeAlias = WorkClass  # noqa: Y015
 
 @_typing.final
 class DrawRequest(_message.Message):
-    """A message to a worker."""
+    """What an api and a worker say to each other inside one installation: over one connection, in frames of a length (four bytes, the highest
+    first) and a message. An api sends DrawRequest, a worker DrawResponse; many generations are drawn at once.
+
+    Every call ends with exactly one `output`, `similar` or `error`. Breaking the connection cancels all of its calls.
+
+    A message to a worker.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -58,7 +64,7 @@ class DrawRequest(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
-    """Number of the call, chosen by the api, never used twice on a stream."""
+    """Number of the call, chosen by the api, never used twice on a connection."""
     @_builtins.property
     def start(self) -> Global___StartDrawing:
         """Begins the call."""
@@ -97,6 +103,7 @@ class StartDrawing(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     INCLUDE_PROGRESS_FIELD_NUMBER: _builtins.int
     INCLUDE_PREVIEWS_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id for logs and for the names of files."""
     owner: _builtins.str
@@ -115,6 +122,10 @@ class StartDrawing(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """Span in which the caller wants the answer. Unset: no limit."""
 
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """Asks to draw only what differs from another picture. Unset: it is drawn in any case. Without effect on an input without pictures."""
+
     def __init__(
         self,
         *,
@@ -125,14 +136,41 @@ class StartDrawing(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         include_progress: _builtins.bool = ...,
         include_previews: _builtins.bool = ...,
+        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "input", b"input", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_previews", b"include_previews", "include_progress", b"include_progress", "input", b"input", "owner", b"owner", "request_id", b"request_id", "timeout", b"timeout", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "include_previews", b"include_previews", "include_progress", b"include_progress", "input", b"input", "owner", b"owner", "request_id", b"request_id", "timeout", b"timeout", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StartDrawing: _TypeAlias = StartDrawing  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """What the picture to start from is compared with before anything is drawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    thumbnail: _builtins.bytes
+    """`SourceSeen.thumbnail` of the other picture. Empty: there is none, but the thumbnail is wanted."""
+    threshold: _builtins.float
+    """Mean absolute difference of the thumbnails, as a share of 255, up to which nothing is drawn."""
+    def __init__(
+        self,
+        *,
+        thumbnail: _builtins.bytes = ...,
+        threshold: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["threshold", b"threshold", "thumbnail", b"thumbnail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class CancelDrawing(_message.Message):
@@ -162,6 +200,8 @@ class DrawResponse(_message.Message):
     PREVIEW_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    SIMILAR_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Number of the call."""
     @_builtins.property
@@ -180,6 +220,14 @@ class DrawResponse(_message.Message):
     def error(self) -> _status_pb2.Status:
         """It was refused, stopped or failed: those of flashbulb.v1.GenerationService.Generate. The call is over."""
 
+    @_builtins.property
+    def seen(self) -> Global___SourceSeen:
+        """With `comparison`, before anything is drawn: the picture differs."""
+
+    @_builtins.property
+    def similar(self) -> Global___SimilarSource:
+        """With `comparison`: the picture does not differ enough. The call is over."""
+
     def __init__(
         self,
         *,
@@ -188,16 +236,57 @@ class DrawResponse(_message.Message):
         preview: _generation_pb2.Preview | None = ...,
         output: _generation_pb2.GenerationOutput | None = ...,
         error: _status_pb2.Status | None = ...,
+        seen: Global___SourceSeen | None = ...,
+        similar: Global___SimilarSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress", "seen", b"seen", "similar", b"similar"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "error", b"error", "event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "error", b"error", "event", b"event", "output", b"output", "preview", b"preview", "progress", b"progress", "seen", b"seen", "similar", b"similar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "preview", "output", "error"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "preview", "output", "error", "seen", "similar"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___DrawResponse: _TypeAlias = DrawResponse  # noqa: Y015
+
+@_typing.final
+class SourceSeen(_message.Message):
+    """The picture that a drawing starts from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THUMBNAIL_FIELD_NUMBER: _builtins.int
+    thumbnail: _builtins.bytes
+    """The picture as the model is given it, reduced to 32 x 32: a byte of luma each, line by line."""
+    def __init__(
+        self,
+        *,
+        thumbnail: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["thumbnail", b"thumbnail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceSeen: _TypeAlias = SourceSeen  # noqa: Y015
+
+@_typing.final
+class SimilarSource(_message.Message):
+    """Nothing is drawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarSource: _TypeAlias = SimilarSource  # noqa: Y015
 
 @_typing.final
 class WorkerAnnouncement(_message.Message):
@@ -216,7 +305,7 @@ class WorkerAnnouncement(_message.Message):
     worker_id: _builtins.str
     """Id of the worker; new at every start."""
     address: _builtins.str
-    """gRPC target of its EngineService, such as `unix:/run/worker.sock` or `10.0.0.7:50061`."""
+    """Where it listens for the api, such as `unix:/run/worker.sock` or `10.0.0.7:50061`."""
     capacity: _builtins.int
     """Pictures that may be in flight at once."""
     in_flight: _builtins.int

@@ -8,6 +8,7 @@ from flashbulb.v1 import generation_pb2 as _generation_pb2
 from flashbulb.v1 import input_pb2 as _input_pb2
 from flashbulb.v1 import queue_pb2 as _queue_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -48,6 +49,9 @@ class RequestRecord(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     IMAGE_KEYS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    NO_RETRY_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     owner: _builtins.str
@@ -68,6 +72,8 @@ class RequestRecord(_message.Message):
     """Steps that were done when it ended."""
     total_steps: _builtins.int
     """Steps in all."""
+    no_retry: _builtins.bool
+    """Whether it is failed, not started again, when its worker is lost."""
     @_builtins.property
     def input(self) -> _input_pb2.GenerationInput:
         """The input, valid and resolved."""
@@ -108,6 +114,14 @@ class RequestRecord(_message.Message):
     def image_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Object keys of the output's images, in order."""
 
+    @_builtins.property
+    def webhook(self) -> Global___Webhook:
+        """Where the outcome is posted to, and how that fares."""
+
+    @_builtins.property
+    def keep(self) -> _duration_pb2.Duration:
+        """How long the outcome is kept at most. Absent: as long as the server keeps outcomes."""
+
     def __init__(
         self,
         *,
@@ -131,16 +145,157 @@ class RequestRecord(_message.Message):
         output: _generation_pb2.GenerationOutput | None = ...,
         failure: Global___Failure | None = ...,
         image_keys: _abc.Iterable[_builtins.str] | None = ...,
+        webhook: Global___Webhook | None = ...,
+        no_retry: _builtins.bool = ...,
+        keep: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "outcome", b"outcome", "output", b"output", "start_deadline", b"start_deadline", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "keep", b"keep", "outcome", b"outcome", "output", b"output", "start_deadline", b"start_deadline", "start_time", b"start_time", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "image_keys", b"image_keys", "input", b"input", "logs", b"logs", "outcome", b"outcome", "output", b"output", "owner", b"owner", "priority", b"priority", "request_id", b"request_id", "runner_hint", b"runner_hint", "sequence", b"sequence", "start_deadline", b"start_deadline", "start_time", b"start_time", "state", b"state", "steps_done", b"steps_done", "total_steps", b"total_steps", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "image_keys", b"image_keys", "input", b"input", "keep", b"keep", "logs", b"logs", "no_retry", b"no_retry", "outcome", b"outcome", "output", b"output", "owner", b"owner", "priority", b"priority", "request_id", b"request_id", "runner_hint", b"runner_hint", "sequence", b"sequence", "start_deadline", b"start_deadline", "start_time", b"start_time", "state", b"state", "steps_done", b"steps_done", "total_steps", b"total_steps", "webhook", b"webhook", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["output", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
+
+@_typing.final
+class Webhook(_message.Message):
+    """A webhook as a record holds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The URL."""
+    state: _queue_pb2.WebhookDelivery.State.ValueType
+    """State now."""
+    series: _builtins.int
+    """Which series of attempts this is: grows with every redelivery on demand, and fences off messages of earlier ones."""
+    failures: _builtins.int
+    """Failed attempts of this series."""
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When the next attempt is due."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_queue_pb2.WebhookAttempt]:
+        """The last 32 attempts, of all series."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        state: _queue_pb2.WebhookDelivery.State.ValueType = ...,
+        series: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _abc.Iterable[_queue_pb2.WebhookAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "failures", b"failures", "next_attempt_time", b"next_attempt_time", "series", b"series", "state", b"state", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Webhook: _TypeAlias = Webhook  # noqa: Y015
+
+@_typing.final
+class WebhookMessage(_message.Message):
+    """A webhook that is due, in the stream WEBHOOKS. The record holds everything else."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    SERIES_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Id of the request."""
+    owner: _builtins.str
+    """Owner of the request."""
+    series: _builtins.int
+    """Series of attempts that it stands for."""
+    target: _builtins.str
+    """`host:port` that it goes to, so that a busy one is passed over without reading the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        series: _builtins.int = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "request_id", b"request_id", "series", b"series", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookMessage: _TypeAlias = WebhookMessage  # noqa: Y015
+
+@_typing.final
+class SigningKeyRing(_message.Message):
+    """The keys that webhooks are signed with, in the KV bucket `signing`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningKey]:
+        """The keys, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___SigningKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKeyRing: _TypeAlias = SigningKeyRing  # noqa: Y015
+
+@_typing.final
+class SigningKey(_message.Message):
+    """A key that webhooks are signed with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    seed: _builtins.bytes
+    """The 32 bytes of the private Ed25519 key (RFC 8032)."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made and published."""
+
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it signs; later than `create_time`, so that receivers know it by then."""
+
+    def __init__(
+        self,
+        *,
+        seed: _builtins.bytes = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "seed", b"seed", "sign_time", b"sign_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):

@@ -1,0 +1,187 @@
+"""JSON schemas of inputs and outputs, made of the catalog that validation reads: what one takes, the other tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flashbulb_server.core.catalog import Endpoint, Field, Kind
+from flashbulb_server.core.descriptions import FIELDS
+from flashbulb_server.core.sources import MAX_DATA_CHARS
+
+Schema = dict[str, object]
+
+_PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
+_ADDRESS = r"^(https?://[^\s]+|data:[^,]*,[\s\S]*|flashbulb://files/[^\s]+)$"
+_SOURCE: Schema = {"type": "string", "pattern": _ADDRESS, "maxLength": MAX_DATA_CHARS}
+
+
+def input_schema(endpoint: Endpoint) -> Schema:
+    """Of the input of an endpoint. What is unknown is left out, and null is absent, as in validation."""
+    return {
+        "type": "object",
+        "title": f"Input of {endpoint.id}",
+        "required": [field.name for field in endpoint.fields if field.required],
+        "properties": {field.name: field_schema(field) for field in endpoint.fields},
+    }
+
+
+def field_schema(field: Field) -> Schema:
+    """Of one field."""
+    schema = _SCHEMAS[field.kind](field)
+    if not field.required:
+        schema = _or_null(schema)
+        if field.default is not None:
+            schema["default"] = field.default
+    schema["description"] = FIELDS[field.name]
+    return schema
+
+
+def _or_null(schema: Schema) -> Schema:
+    if "anyOf" in schema:
+        alternatives = schema["anyOf"]
+        assert isinstance(alternatives, list)
+        return {"anyOf": [*alternatives, {"type": "null"}]}
+    if "enum" in schema:
+        names = schema["enum"]
+        assert isinstance(names, list)
+        return {"type": ["string", "null"], "enum": [*names, None]}
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _text(field: Field) -> Schema:
+    schema: Schema = {"type": "string", "pattern": _PRINTABLE}
+    if field.required:
+        schema["pattern"] = r"^(?=[\s\S]*\S)" + _PRINTABLE[1:]
+        schema["minLength"] = 1
+    if field.maximum is not None:
+        schema["maxLength"] = int(field.maximum)
+    return schema
+
+
+def _number(field: Field) -> Schema:
+    kind = "integer" if field.kind is Kind.INTEGER else "number"
+    return {"type": kind, "minimum": field.minimum, "maximum": field.maximum}
+
+
+def _choice(field: Field) -> Schema:
+    return {"type": "string", "enum": list(field.choices)}
+
+
+def _size(field: Field) -> Schema:
+    side: Schema = {"type": ["integer", "null"], "minimum": field.minimum, "maximum": field.maximum}
+    return {
+        "anyOf": [
+            _choice(field),
+            {"type": "object", "title": "ImageSize", "properties": {"width": side, "height": dict(side)}},
+        ]
+    }
+
+
+def _items(schema: Schema) -> Callable[[Field], Schema]:
+    return lambda field: {"type": "array", "items": schema, "maxItems": int(field.maximum or 0)}
+
+
+_LORA: Schema = {
+    "type": "object",
+    "title": "LoraWeight",
+    "required": ["path"],
+    "properties": {"path": {"type": "string"}, "scale": {"type": "number", "default": 1, "minimum": 0, "maximum": 4}},
+}
+_EMBEDDING: Schema = {
+    "type": "object",
+    "title": "Embedding",
+    "required": ["path"],
+    "properties": {"path": {"type": "string"}, "tokens": {"type": "array", "items": {"type": "string"}}},
+}
+_SCHEMAS: Mapping[Kind, Callable[[Field], Schema]] = {
+    Kind.TEXT: _text,
+    Kind.INTEGER: _number,
+    Kind.NUMBER: _number,
+    Kind.BOOLEAN: lambda _: {"type": "boolean"},
+    Kind.CHOICE: _choice,
+    Kind.SIZE: _size,
+    Kind.SOURCE: lambda _: dict(_SOURCE),
+    Kind.SOURCES: _items(_SOURCE),
+    Kind.LORAS: _items(_LORA),
+    Kind.EMBEDDINGS: _items(_EMBEDDING),
+}
+
+
+def _object(title: str, properties: Schema, *, required: bool = True) -> Schema:
+    return {
+        "type": "object",
+        "title": title,
+        "properties": properties,
+        **({"required": list(properties)} if required else {}),
+    }
+
+
+_TEXT: Schema = {"type": "string"}
+_INTEGER: Schema = {"type": "integer", "minimum": 0}
+_LINES: Schema = {"type": ["array", "null"], "items": {"$ref": "#/components/schemas/LogLine"}}
+
+COMPONENTS: Mapping[str, Schema] = {
+    "Image": _object(
+        "Image",
+        {
+            "url": {**_TEXT, "description": "A link, or with sync_mode the picture itself as a data URI."},
+            "width": _INTEGER,
+            "height": _INTEGER,
+            "content_type": _TEXT,
+            "file_size": {**_INTEGER, "description": "Bytes."},
+        },
+    ),
+    "Output": {
+        **_object(
+            "Output",
+            {
+                "images": {"type": "array", "items": {"$ref": "#/components/schemas/Image"}},
+                "timings": {
+                    "type": "object",
+                    "additionalProperties": {"type": "number"},
+                    "description": "Seconds by stage.",
+                },
+                "seed": _INTEGER,
+                "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
+                "prompt": _TEXT,
+                "model_name": {**_TEXT, "description": "The model that drew."},
+                "fidelity": {**_TEXT, "description": "How true the model is to the endpoint's own."},
+            },
+        )
+    },
+    "LogLine": _object("LogLine", {"message": _TEXT, "timestamp": _TEXT, "level": _TEXT, "source": _TEXT}),
+    "Status": {
+        **_object(
+            "Status",
+            {
+                "status": {"type": "string", "enum": ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]},
+                "request_id": _TEXT,
+                "response_url": _TEXT,
+                "status_url": _TEXT,
+                "cancel_url": _TEXT,
+                "logs": _LINES,
+                "metrics": {"type": "object", "properties": {"inference_time": {"type": "number"}}},
+                "state": {
+                    "type": "string",
+                    "enum": ["QUEUED", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"],
+                },
+            },
+        ),
+        "description": "COMPLETED says that it has ended, `outcome` and `error` say how. `eta` is in seconds.",
+    },
+    "Cancelled": _object("Cancelled", {"status": _TEXT}),
+    "Detail": _object(
+        "Detail",
+        {
+            "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+            "msg": _TEXT,
+            "type": _TEXT,
+            "url": _TEXT,
+        },
+    ),
+    "Invalid": _object(
+        "Invalid",
+        {"detail": {"type": "array", "items": {"$ref": "#/components/schemas/Detail"}}, "message": _TEXT},
+    ),
+    "Error": _object("Error", {"detail": _TEXT, "error_type": _TEXT, "message": _TEXT}),
+}

@@ -1,0 +1,139 @@
+"""The queue of webhooks that are due. Whoever ends a request publishes; every api role takes from the one consumer.
+
+A message says only whose turn it is: the record is the truth, and one that is found a second time does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import Header
+from nats.js.errors import APIError, NotFoundError
+
+from flashbulb_server.core.requests import Request
+from flashbulb_server.core.webhooks import target_of
+from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.messaging.connection import REQUEST_SECONDS, unavailable
+from flashbulb_server.messaging.topology import WEBHOOK_CONSUMER, WEBHOOKS
+from flashbulb_server.wire.webhooks import WebhookMessage, decode_webhook, encode_webhook
+
+_MAX_MESSAGES_EXCEEDED = 10077
+_PULL_SECONDS = 1.0  # a pull is not served after a restart of the server, so none may last long
+_ANSWER_SECONDS = 1.0  # how much later its answer may come
+
+
+class WebhookQueue:
+    """Where webhooks wait. Every method raises StoreUnavailable when NATS does not answer."""
+
+    def __init__(self, js: JetStreamContext) -> None:
+        self._js = js
+
+    async def publish(self, request: Request) -> None:
+        """Makes the webhook of an ended request due, if it owes one. Doing it twice adds nothing (within two minutes).
+
+        StoreUnavailable also if the queue is full.
+        """
+        if request.webhook is None or not request.owes_webhook:
+            return
+        series = request.webhook.series
+        message = WebhookMessage(request.request_id, request.owner, series, target_of(request.webhook.url))
+        with unavailable():
+            try:
+                await self._js.publish(
+                    f"webhooks.{request.request_id}",
+                    encode_webhook(message),
+                    stream=WEBHOOKS,
+                    headers={Header.MSG_ID: f"{request.request_id}/{series}" if series else request.request_id},
+                )
+            except APIError as err:
+                if err.err_code == _MAX_MESSAGES_EXCEEDED:
+                    raise StoreUnavailable("queue", retry_after=5.0) from err
+                raise
+
+    async def holds(self, request: Request) -> bool:
+        """Whether a message for the request's webhook waits or is being worked on."""
+        try:
+            with unavailable():
+                found = await self._js.get_last_msg(WEBHOOKS, f"webhooks.{request.request_id}", direct=True)
+        except NotFoundError:
+            return False
+        return request.webhook is not None and decode_webhook(found.data or b"").series >= request.webhook.series
+
+
+class WebhookLease:
+    """A webhook that this api has in hand. Settle it exactly once: `done`, or `give_back`."""
+
+    def __init__(self, message: Msg) -> None:
+        self._message = message
+        self.webhook = decode_webhook(message.data)
+
+    async def renew(self) -> None:
+        """Says that the api is alive; must come more often than the lease lasts. Never fails: an outage may cost the lease."""
+        with suppress(nats.errors.Error):
+            await self._message.in_progress()
+
+    async def done(self) -> None:
+        """Takes it out of the queue. Comes last, after the record says what came of it. Raises StoreUnavailable."""
+        with unavailable():
+            await self._message.ack_sync(timeout=REQUEST_SECONDS)
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        """Lets any api have it, after `delay` seconds. Never fails: if it does not get through, the lease runs out by itself."""
+        with suppress(nats.errors.Error):
+            await self._message.nak(delay=delay or None)
+
+
+class WebhookConsumer:
+    """The api's side of the queue."""
+
+    def __init__(self, nc: Client) -> None:
+        self._nc = nc
+        self._inbox = nc.new_inbox()
+        self._answers: asyncio.Queue[Msg] = asyncio.Queue()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, nc: Client) -> AsyncIterator[WebhookConsumer]:
+        """Listens for the answers to its pulls."""
+        consumer = cls(nc)
+        with unavailable():
+            subscription = await nc.subscribe(consumer._inbox, cb=consumer._answers.put)
+        try:
+            yield consumer
+        finally:
+            if not nc.is_closed:
+                await subscription.unsubscribe()
+            while not consumer._answers.empty():
+                if (lease := _lease(consumer._answers.get_nowait())) is not None:
+                    await lease.give_back()
+
+    async def next(self) -> WebhookLease | None:
+        """The next webhook that is due, or None after about a second without one.
+
+        Do not cancel it: one that is on its way would wait for the next call. Not nats-py's fetch, for the reasons in `JobConsumer`.
+        """
+        while not self._answers.empty():  # late ones
+            if (lease := _lease(self._answers.get_nowait())) is not None:
+                return lease
+        if not self._nc.is_connected:
+            await asyncio.sleep(_PULL_SECONDS)
+            return None
+        pull = json.dumps({"batch": 1, "expires": int(_PULL_SECONDS * 1e9)}).encode()
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{WEBHOOKS}.{WEBHOOK_CONSUMER}"
+        try:
+            await self._nc.publish(subject, pull, reply=self._inbox)
+            return _lease(await asyncio.wait_for(self._answers.get(), _PULL_SECONDS + _ANSWER_SECONDS))
+        except (nats.errors.Error, TimeoutError):
+            return None
+
+
+def _lease(message: Msg) -> WebhookLease | None:
+    """The webhook in the answer to a pull, if it is one: a status says that there is none."""
+    return None if "Status" in (message.headers or {}) else WebhookLease(message)
