@@ -21,8 +21,6 @@ let pausing = 0;
 const live = new Live({
   state: say,
   picture: takePicture,
-  dropped: (message) => message.error && complain(message.error),
-  preview: () => {},
   problem: complain,
   unauthorized: (text) => askForKey(text),
 });

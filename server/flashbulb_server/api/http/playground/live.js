@@ -8,7 +8,7 @@ const RETRY_MOST = 4000;
 const UNANSWERED_MOST = 200;
 
 export class Live {
-  // `told`: { state(name, text), picture(result, facts), dropped(frame), preview(frame), problem(text), unauthorized() }
+  // `told`: { state(name, text), picture(result, facts), problem(text), unauthorized(text) }
   constructor(told) {
     this.told = told;
     this.endpoint = null;
@@ -129,9 +129,6 @@ export class Live {
       if (message.action === "dropped") {
         this.sent.delete(message.request_id);
         if (message.reason === "SUPERSEDED") this.superseded += 1;
-        this.told.dropped(message);
-      } else if (message.action === "preview") {
-        this.told.preview(message);
       }
     } else if (message.type === "x-fal-error") {
       if (message.request_id) this.sent.delete(message.request_id);
