@@ -61,9 +61,8 @@ async def _events(
                         yield output_json(at_gateway(gateway, request, from_output(event)))
                 begun = True
     except FlashbulbError as err:
-        if (
-            begun
-        ):  # too late for a status: the reason first, then the connection breaks, so that nobody takes it for an output
+        if begun:
+            # Too late for a status: the reason first, then the connection breaks, so that nobody takes it for an output.
             yield dict(told(err)[1])
         raise
 
