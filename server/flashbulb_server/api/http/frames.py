@@ -49,10 +49,6 @@ class _Question:
     text: bool
 
 
-_UNASKED = _Question("", text=False)
-"""Of a frame that another connection brought, before its session was resumed here."""
-
-
 class Frames:
     """The frames of one connection.
 
@@ -70,11 +66,13 @@ class Frames:
         self._link = link
         self._open: dict[int, _Question] = {}  # every frame is answered once, and few wait
         self._last = after
+        self._text = False
 
     def read(self, frame: Frame) -> InputFrame:
         """The frame, numbered. One that cannot be read is answered, too."""
         self._last += 1
-        question = _Question("", isinstance(frame, str))
+        self._text = isinstance(frame, str)
+        question = _Question("", self._text)
         try:
             given = parse(frame)
             question = _Question(_label(given), question.text)
@@ -89,10 +87,10 @@ class Frames:
         """What is sent for a message of the session, in order."""
         match message:
             case Picture():
-                question = self._open.pop(message.frame_id, _UNASKED)
+                question = self._answered(message.frame_id)
                 return [self._picture(message.output, question), _event("timings", timing=round(message.age, 4))]
             case Dropped():
-                question = self._open.pop(message.frame_id, _UNASKED)
+                question = self._answered(message.frame_id)
                 if message.error is not None:
                     return [error_frame(message.error, request_id=question.request_id)]
                 return [_event("dropped", request_id=question.request_id, reason=message.reason.value)]
@@ -106,6 +104,10 @@ class Frames:
             case Closed():
                 return _farewell(message)
         return []
+
+    def _answered(self, frame_id: int) -> _Question:
+        """What was asked. A frame that another connection brought, before the session was resumed, is answered in the kind spoken here."""
+        return self._open.pop(frame_id, None) or _Question("", self._text)
 
     def _fields(self, given: Mapping[str, object]) -> dict[str, object]:
         plain = {name: value for name, value in given.items() if not isinstance(value, bytes)}

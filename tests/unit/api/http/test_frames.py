@@ -220,3 +220,9 @@ def test_who_is_not_let_in_is_told_twice() -> None:
 def test_a_frame_of_the_connection_before_is_answered_too(message: Picture | Dropped) -> None:
     """A session that is resumed goes on with the frame that was being drawn when the connection broke."""
     assert answers(frames(incremental=True), message)
+
+
+def test_a_frame_of_the_connection_before_is_answered_in_the_kind_spoken_now() -> None:
+    talk = frames(incremental=True)
+    talk.read('{"prompt": "a"}')
+    assert isinstance(talk.write(Picture(7, output(), 0.1, 0))[0], str)
