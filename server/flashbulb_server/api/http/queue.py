@@ -10,12 +10,11 @@ from starlette.routing import BaseRoute, Route
 
 from flashbulb_server.api.http.addressing import Surface, public_url
 from flashbulb_server.api.http.answers import json_answer
-from flashbulb_server.api.http.calls import Target, admit, no_such_endpoint, read_input, resolve_input, target_of
+from flashbulb_server.api.http.calls import Target, admit, read_call, target_of
 from flashbulb_server.api.http.errors import REQUEST_ID, headers_of_failure
 from flashbulb_server.api.http.events import stream_of
 from flashbulb_server.api.http.files import at_gateway
 from flashbulb_server.api.http.gateway import Gateway
-from flashbulb_server.api.http.headers import submission_of
 from flashbulb_server.api.http.inputs import digest
 from flashbulb_server.api.http.polls import repeatable
 from flashbulb_server.api.http.status import (
@@ -43,20 +42,13 @@ class _Queue:
 
     async def submit(self, request: Request) -> Response:
         """Queues a request. Bad inputs are told now, not with the result."""
-        path = request.path_params["path"]
-        target = target_of(path)
-        if target.rest:
-            raise no_such_endpoint(path)
-        grant = admit(self._gateway, request, target.endpoint)
-        given = await read_input(self._gateway, request, target.endpoint)
-        submission, problems = submission_of(request)
-        problems += await self._gateway.webhooks.problems(submission)
-        spec = resolve_input(self._gateway, target.endpoint, given, problems)
+        call = await read_call(self._gateway, request)
+        spec = call.resolve(self._gateway, also=await self._gateway.webhooks.problems(call.submission))
         queued, _ = await self._gateway.queueing.submit(
-            grant.owner, spec, submission, digest=digest(target.endpoint, given)
+            call.owner, spec, call.submission, digest=digest(call.target.endpoint, call.given)
         )
         view = await self._gateway.queueing.view(queued)
-        links = self._links(request, target, queued.request_id)
+        links = self._links(request, call.target, queued.request_id)
         return json_answer(submitted_json(view, links), headers={REQUEST_ID: queued.request_id})
 
     async def status(self, request: Request) -> Response:

@@ -15,10 +15,9 @@ from flashbulb.v1.generation_pb2 import GenerationOutput
 from flashbulb_server.api.engines import DrawingEvent
 from flashbulb_server.api.generating import DirectCall
 from flashbulb_server.api.http.answers import json_answer
-from flashbulb_server.api.http.calls import admit, no_such_endpoint, read_input, resolve_input, target_of
+from flashbulb_server.api.http.calls import read_call
 from flashbulb_server.api.http.files import at_gateway
 from flashbulb_server.api.http.gateway import Gateway
-from flashbulb_server.api.http.headers import submission_of
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.submission import Submission
 from flashbulb_server.core.tasks import task_group
@@ -33,15 +32,8 @@ def routes(gateway: Gateway) -> Sequence[BaseRoute]:
     """`POST /{endpoint}`, and `GET` with the input in the query."""
 
     async def run(request: Request) -> Response:
-        path = request.path_params["path"]
-        target = target_of(path)
-        if target.rest:
-            raise no_such_endpoint(path)
-        grant = admit(gateway, request, target.endpoint)
-        given = await read_input(gateway, request, target.endpoint)
-        submission, problems = submission_of(request)
-        spec = resolve_input(gateway, target.endpoint, given, problems)
-        output = await unless_gone(request, _draw(gateway, grant.owner, spec, submission))
+        call = await read_call(gateway, request)
+        output = await unless_gone(request, _draw(gateway, call.owner, call.resolve(gateway), call.submission))
         return json_answer(output_json(at_gateway(gateway, request, from_output(output))))
 
     return [drawn_at("/{path:path}", run)]

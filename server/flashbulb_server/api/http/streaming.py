@@ -10,12 +10,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from flashbulb.v1.generation_pb2 import GenerationOutput
-from flashbulb_server.api.http.calls import admit, no_such_endpoint, read_input, resolve_input, target_of
+from flashbulb_server.api.http.calls import read_call
 from flashbulb_server.api.http.errors import told
 from flashbulb_server.api.http.events import stream_of
 from flashbulb_server.api.http.files import at_gateway
 from flashbulb_server.api.http.gateway import Gateway
-from flashbulb_server.api.http.headers import submission_of
 from flashbulb_server.api.http.run import drawing, drawn_at, unless_gone
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
 from flashbulb_server.core.submission import Submission
@@ -30,15 +29,9 @@ def routes(gateway: Gateway) -> Sequence[BaseRoute]:
     """`POST /{endpoint}/stream`."""
 
     async def stream(request: Request) -> Response:
-        path = request.path_params["path"]
-        target = target_of(path)
-        if target.rest:
-            raise no_such_endpoint(path)
-        grant = admit(gateway, request, target.endpoint)
-        given = await read_input(gateway, request, target.endpoint)
-        submission, problems = submission_of(request)
-        spec = resolve_input(gateway, target.endpoint, given, problems)
-        return await unless_gone(request, stream_of(_events(gateway, request, grant.owner, spec, submission)))
+        call = await read_call(gateway, request)
+        events = _events(gateway, request, call.owner, call.resolve(gateway), call.submission)
+        return await unless_gone(request, stream_of(events))
 
     return [drawn_at("/{path:path}/stream", stream)]
 
