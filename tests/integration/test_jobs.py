@@ -15,7 +15,7 @@ from flashbulb_server.config import QueueSettings
 from flashbulb_server.core.requests import Priority
 from flashbulb_server.errors import QueueFull, StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet, Herald
-from flashbulb_server.messaging.jobs import JobConsumer, Lease
+from flashbulb_server.messaging.jobs import JobConsumer, JobLease
 from flashbulb_server.messaging.lost import LostJobs
 from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology
 from flashbulb_server.wire.records import Announcement, Job
@@ -41,7 +41,7 @@ async def consumer(queue: Queue) -> AsyncIterator[JobConsumer]:
         yield opened
 
 
-async def next_lease(consumer: JobConsumer, seconds: float = 5.0) -> Lease:
+async def next_lease(consumer: JobConsumer, seconds: float = 5.0) -> JobLease:
     """The next lease; fails if there is none for so long."""
     deadline = time.monotonic() + seconds
     while (lease := await consumer.next()) is None:
@@ -251,7 +251,7 @@ class Model:
     """What the queue should hold: ids that were never leased, in order; ids that were."""
 
     queued: dict[Priority, list[str]] = field(default_factory=lambda: {NORMAL: [], LOW: []})
-    leased: dict[str, tuple[Priority, Lease]] = field(default_factory=dict)
+    leased: dict[str, tuple[Priority, JobLease]] = field(default_factory=dict)
 
     def position(self, request_id: str, priority: Priority) -> int | None:
         if request_id in self.leased:

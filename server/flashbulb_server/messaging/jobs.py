@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import nats.errors
 from nats.aio.client import Client
@@ -17,6 +17,7 @@ from nats.js.errors import APIError, NotFoundError
 from flashbulb_server.core.requests import Priority
 from flashbulb_server.errors import QueueFull
 from flashbulb_server.messaging.connection import REQUEST_SECONDS, unavailable
+from flashbulb_server.messaging.lease import Lease
 from flashbulb_server.messaging.scan import scan
 from flashbulb_server.messaging.topology import JOBS, consumer_name, job_subject
 from flashbulb_server.wire.records import Job, decode_job, encode_job
@@ -126,28 +127,13 @@ class JobQueue:
         return int((reply.headers or {}).get("Nats-Num-Pending", 0))
 
 
-class Lease:
-    """A job that this worker holds. `attempt` counts deliveries from 1. Settle it exactly once: `done`, or `give_back`."""
+class JobLease(Lease):
+    """A job that this worker holds. `attempt` counts deliveries from 1."""
 
     def __init__(self, message: Msg) -> None:
-        self._message = message
+        super().__init__(message)
         self.job = decode_job(message.data)
         self.attempt = message.metadata.num_delivered
-
-    async def renew(self) -> None:
-        """Says that the worker is alive; must come more often than the lease lasts. Never fails: an outage may cost the lease."""
-        with suppress(nats.errors.Error):
-            await self._message.in_progress()
-
-    async def done(self) -> None:
-        """Takes the job out of the queue. Comes last, after everything it stands for is stored. Raises StoreUnavailable."""
-        with unavailable():
-            await self._message.ack_sync(timeout=REQUEST_SECONDS)
-
-    async def give_back(self, delay: float = 0.0) -> None:
-        """Lets another worker have it, after `delay` seconds. Never fails: if it does not get through, the lease runs out by itself."""
-        with suppress(nats.errors.Error):
-            await self._message.nak(delay=delay or None)
 
 
 class JobConsumer:
@@ -177,7 +163,7 @@ class JobConsumer:
                 if not nc.is_closed:
                     await subscription.unsubscribe()
 
-    async def next(self) -> Lease | None:
+    async def next(self) -> JobLease | None:
         """The next job by priority, or None after about a second without one.
 
         Do not cancel it: a job that is on its way would wait for the next call, and might lose its lease by then.
@@ -196,7 +182,7 @@ class JobConsumer:
         # The doorbell is rung when a job is published, which may be a moment before it is stored.
         return await self._pull(priority, seconds=0.2)
 
-    async def _pull(self, priority: Priority, seconds: float = 0.0) -> Lease | None:
+    async def _pull(self, priority: Priority, seconds: float = 0.0) -> JobLease | None:
         """A job, which may be up to `seconds` in coming.
 
         Not nats-py's fetch: it gives up by its own clock, and leaves a job that comes a moment later lying without anyone to renew it.
@@ -226,6 +212,6 @@ class JobConsumer:
             self._rung.put_nowait(Priority(message.subject.split(".")[2]))
 
 
-def _lease(message: Msg) -> Lease | None:
+def _lease(message: Msg) -> JobLease | None:
     """The job in the answer to a pull, if it is one: a status says that there is none."""
-    return None if "Status" in (message.headers or {}) else Lease(message)
+    return None if "Status" in (message.headers or {}) else JobLease(message)

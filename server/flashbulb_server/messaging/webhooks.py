@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import nats.errors
 from nats.aio.client import Client
@@ -20,7 +20,8 @@ from nats.js.errors import APIError, NotFoundError
 from flashbulb_server.core.requests import Request
 from flashbulb_server.core.webhooks import target_of
 from flashbulb_server.errors import StoreUnavailable
-from flashbulb_server.messaging.connection import REQUEST_SECONDS, unavailable
+from flashbulb_server.messaging.connection import unavailable
+from flashbulb_server.messaging.lease import Lease
 from flashbulb_server.messaging.topology import WEBHOOK_CONSUMER, WEBHOOKS
 from flashbulb_server.wire.webhooks import WebhookMessage, decode_webhook, encode_webhook
 
@@ -67,27 +68,12 @@ class WebhookQueue:
         return request.webhook is not None and decode_webhook(found.data or b"").series >= request.webhook.series
 
 
-class WebhookLease:
-    """A webhook that this api has in hand. Settle it exactly once: `done`, or `give_back`."""
+class WebhookLease(Lease):
+    """A webhook that this api has in hand."""
 
     def __init__(self, message: Msg) -> None:
-        self._message = message
+        super().__init__(message)
         self.webhook = decode_webhook(message.data)
-
-    async def renew(self) -> None:
-        """Says that the api is alive; must come more often than the lease lasts. Never fails: an outage may cost the lease."""
-        with suppress(nats.errors.Error):
-            await self._message.in_progress()
-
-    async def done(self) -> None:
-        """Takes it out of the queue. Comes last, after the record says what came of it. Raises StoreUnavailable."""
-        with unavailable():
-            await self._message.ack_sync(timeout=REQUEST_SECONDS)
-
-    async def give_back(self, delay: float = 0.0) -> None:
-        """Lets any api have it, after `delay` seconds. Never fails: if it does not get through, the lease runs out by itself."""
-        with suppress(nats.errors.Error):
-            await self._message.nak(delay=delay or None)
 
 
 class WebhookConsumer:

@@ -32,7 +32,7 @@ from flashbulb_server.errors import (
 )
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Stopped
-from flashbulb_server.messaging.jobs import JobConsumer, Lease
+from flashbulb_server.messaging.jobs import JobConsumer, JobLease
 from flashbulb_server.messaging.records import RequestRecords
 from flashbulb_server.messaging.webhooks import WebhookQueue
 from flashbulb_server.wire.records import Event
@@ -65,7 +65,7 @@ class _NotHere(Exception):
 class _Active:
     """A job in hand. `ended` is set when its record is terminal or the job was given back."""
 
-    lease: Lease
+    lease: JobLease
     request: Request | None = None
     drawing: Drawing | None = None
     task: asyncio.Task[None] | None = None
