@@ -12,8 +12,8 @@ import torch
 import transformers
 
 from flashbulb_server.config import WorkerSettings
-from flashbulb_server.core.catalog import FAST_LCM, ModelInfo
-from flashbulb_server.core.generation import SPECS, TextToImageSpec
+from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.generation import SPECS
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.backend import Backend
@@ -21,6 +21,7 @@ from flashbulb_server.pipelines.choosing import Target, open_backend
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.networks import Networks, load_networks
 from flashbulb_server.pipelines.safety import CHECKERS, SafetyChecker
+from flashbulb_server.pipelines.trial import trial_spec
 
 EMBEDDED_MODEL = "flashbulb/tiny"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
@@ -128,28 +129,7 @@ def _opened(folder: Path, target: Target, tiny_decoder: Path | None = None) -> t
 
 def _warm(pipeline: LatentConsistencyPipeline) -> LatentConsistencyPipeline:
     """Two small steps: both kinds of step, the first and the last."""
-    side = min(pipeline.info.native_size, 128)
-    pipeline.warm_up(
-        TextToImageSpec(
-            endpoint=FAST_LCM.id,
-            model_name=pipeline.info.name,
-            prompt="",
-            negative_prompt="",
-            width=side,
-            height=side,
-            num_inference_steps=2,
-            seed=0,
-            guidance_scale=1.5,
-            sync_mode=False,
-            num_images=1,
-            enable_safety_checker=False,
-            safety_checker_version="v1",
-            expand_prompt=False,
-            format="png",
-            guidance_rescale=0.0,
-            request_id="",
-        )
-    )
+    pipeline.warm_up(trial_spec(pipeline.info, "", steps=2, largest_side=128))
     return pipeline
 
 

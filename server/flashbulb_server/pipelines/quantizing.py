@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashbulb_server.core.catalog import FAST_LCM, ModelInfo
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.backend import Backend, Condition
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.networks import Networks
 from flashbulb_server.pipelines.openvino_backend import OpenVinoBackend
+from flashbulb_server.pipelines.trial import trial_spec
 
 PROMPTS = (
     "a red apple",
@@ -86,27 +86,7 @@ def _draw(networks: Networks, backend: Backend) -> None:
     info = ModelInfo("measured", (), side, resamples=False, max_image_pixels=side**2, fidelity=backend.fidelity)
     pipeline = LatentConsistencyPipeline(networks, backend, info, {})
     for index, prompt in enumerate(PROMPTS):
-        lanes = pipeline.prepare(
-            TextToImageSpec(
-                endpoint=FAST_LCM.id,
-                model_name=info.name,
-                prompt=prompt,
-                negative_prompt="",
-                width=side,
-                height=side,
-                num_inference_steps=STEPS,
-                seed=index,
-                guidance_scale=1.5,
-                sync_mode=False,
-                num_images=1,
-                enable_safety_checker=False,
-                safety_checker_version="v1",
-                expand_prompt=False,
-                format="png",
-                guidance_rescale=0.0,
-                request_id="",
-            )
-        )
+        lanes = pipeline.prepare(trial_spec(info, prompt, steps=STEPS, largest_side=side, seed=index))
         for _ in range(STEPS):
             pipeline.step(lanes)
 
