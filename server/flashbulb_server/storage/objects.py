@@ -18,6 +18,7 @@ import httpx
 from flashbulb_server.core.files import content_disposition, uri_of
 from flashbulb_server.errors import FieldViolation, FileNotFound, InvalidRequest, StoreUnavailable
 from flashbulb_server.storage.file_store import FileStore
+from flashbulb_server.storage.sized import sized
 
 CONNECTIONS = 256
 """Reads and writes at once. A caller that takes nothing for `STALL_SECONDS` loses its own; a slow one keeps it."""
@@ -96,7 +97,11 @@ class Objects:
         """Stores a part while its bytes come. Raises InvalidRequest when they are not `size`; what `chunks` raises passes through."""
         query = {"partNumber": str(number), "uploadId": upload_id}
         response = await self._call(
-            "PUT", key, query, headers={"Content-Length": str(size)}, content=_exactly(chunks, size)
+            "PUT",
+            key,
+            query,
+            headers={"Content-Length": str(size)},
+            content=sized(chunks, size, stall_seconds=STALL_SECONDS),
         )
         return Part(number, response.headers.get("etag", ""))
 
@@ -164,29 +169,6 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[bytes]:
             yield chunk
     except httpx.HTTPError as err:
         raise StoreUnavailable("files") from err
-
-
-async def _exactly(chunks: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
-    """The chunks, if they are `size` bytes together and none is late. What is sent in vain, the store throws away."""
-    come = 0
-    while True:
-        try:
-            async with asyncio.timeout(STALL_SECONDS):
-                chunk = await anext(chunks, None)
-        except TimeoutError as err:
-            raise _bad_body(f"none came for {STALL_SECONDS:g} s, after {come} of {size} bytes") from err
-        if chunk is None:
-            break
-        come += len(chunk)
-        if come > size:
-            raise _bad_body(f"more than the {size} bytes that were said came")
-        yield chunk
-    if come < size:
-        raise _bad_body(f"{come} bytes came, not the {size} that were said")
-
-
-def _bad_body(problem: str) -> InvalidRequest:
-    return InvalidRequest([FieldViolation("", problem)])
 
 
 def _text(response: httpx.Response, name: str) -> str:

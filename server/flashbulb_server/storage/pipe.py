@@ -6,8 +6,9 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
-from flashbulb_server.errors import FieldViolation, InvalidRequest
+from flashbulb_server.storage.sized import sized
 
 _CHUNKS = 2  # in the pipe at once; the writer waits for more room
 
@@ -36,25 +37,13 @@ class ChunkPipe:
 
         Raises InvalidRequest when it is more or less, or when none comes for `stall_seconds`.
         """
-        written = 0
-        while True:
-            try:
-                async with asyncio.timeout(stall_seconds):
-                    chunk = await anext(chunks, None)
-            except TimeoutError as err:
-                raise _bad_chunks(f"none came for {stall_seconds:g} s, after {written} of {size} bytes") from err
-            if chunk is None:
-                break
-            written += len(chunk)
-            if written > size:
-                raise _bad_chunks(f"more than the {size} bytes that were said came")
-            try:
-                if chunk:
-                    await self.write(chunk)
-            except PipeBroken:
-                return
-        if written < size:
-            raise _bad_chunks(f"{written} bytes came, not the {size} that were said")
+        async with aclosing(sized(chunks, size, stall_seconds=stall_seconds, field="chunk")) as whole:
+            async for chunk in whole:
+                try:
+                    if chunk:
+                        await self.write(chunk)
+                except PipeBroken:
+                    return
         self.end()
 
     async def write(self, chunk: bytes) -> None:
@@ -112,7 +101,3 @@ class ChunkPipe:
             self._loop.call_soon_threadsafe(give)
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
-
-
-def _bad_chunks(problem: str) -> InvalidRequest:
-    return InvalidRequest([FieldViolation("chunk", problem)])
