@@ -29,10 +29,8 @@ from flashbulb_server.wire.status import from_status
 from flashbulb_server.wire.times import to_duration
 from flashbulb_server.worker.engine import WAITING_PER_SLOT
 from flashbulb_server.worker.server import EngineServicer, serve_engine
-from tests.conftest import forget_streams
-from tests.embedded import RunningNats
 from tests.integration.live import Api, GatedPipeline, Worker, open_api, open_worker
-from tests.integration.stage import Queue, eventually, open_queue
+from tests.integration.stage import Queue, eventually
 from tests.specs import make_spec
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
@@ -155,23 +153,10 @@ class Wire:
 
 
 @pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
-
-
-@pytest.fixture
 async def worker(queue: Queue) -> AsyncIterator[Worker]:
     """A worker that waits in every step until `worker.pipeline.let_go()`."""
     async with open_worker(queue, GatedPipeline(), drain_seconds=5) as running:
         yield running
-
-
-@pytest.fixture
-def gate(worker: Worker) -> GatedPipeline:
-    assert isinstance(worker.pipeline, GatedPipeline)
-    return worker.pipeline
 
 
 async def test_every_call_is_answered_once_and_progress_is_told(worker: Worker, gate: GatedPipeline) -> None:
@@ -299,13 +284,6 @@ async def test_a_worker_that_drains_finishes_what_it_draws(worker: Worker, gate:
         await stream.end()
     async with streaming(worker) as late:
         await late.end()
-
-
-@pytest.fixture
-async def api(queue: Queue, worker: Worker) -> AsyncIterator[Api]:
-    async with open_api(queue) as running:
-        await running.knows(worker)
-        yield running
 
 
 async def generate(api: Api, **values: object) -> GenerationOutput:

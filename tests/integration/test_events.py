@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,18 +12,10 @@ from flashbulb_server.core.requests import LogLevel, LogLine, State
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.events import Follower
 from flashbulb_server.wire.records import Event
-from tests.conftest import forget_streams
 from tests.embedded import RunningNats
 from tests.integration.stage import Queue, eventually, open_queue
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
 
 
 def log(sequence: int, text: str = "") -> Event:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -13,20 +12,12 @@ from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet, Herald, Stopped
 from flashbulb_server.messaging.topology import WORKER_SECONDS
 from flashbulb_server.wire.records import Announcement
-from tests.conftest import forget_streams
 from tests.embedded import RunningNats
 from tests.integration.stage import Queue, eventually, open_queue
 from tests.sleeping_pipeline import SleepingPipeline
 
 pytestmark = pytest.mark.integration
 WORKER = Announcement("one", "127.0.0.1:1", ("sleeping",), 8, 2, 0.5, draining=False, time=1_700_000_000.0)
-
-
-@pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -13,43 +13,14 @@ from PIL import Image
 
 from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, realtime_pb2
 from flashbulb_server.api.session_messages import Picture
-from tests.conftest import forget_streams
 from tests.driving import refusal
-from tests.embedded import RunningNats
 from tests.integration.live import KEY, OTHER_KEY, Api, GatedPipeline, Worker, open_api, open_worker
-from tests.integration.stage import Queue, eventually, open_queue
+from tests.integration.stage import Queue, eventually
 from tests.sessions import Close, Connect, Drop, Talk, frame, refused, size, text
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 ALL = realtime_pb2.FRAME_POLICY_ALL
 PNG = image_pb2.IMAGE_FORMAT_PNG
-
-
-@pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def worker(queue: Queue) -> AsyncIterator[Worker]:
-    """A worker that waits in every step until `worker.pipeline.let_go()`."""
-    async with open_worker(queue, GatedPipeline()) as running:
-        yield running
-
-
-@pytest.fixture
-async def api(queue: Queue, worker: Worker) -> AsyncIterator[Api]:
-    async with open_api(queue) as running:
-        await running.knows(worker)
-        yield running
-
-
-@pytest.fixture
-def gate(worker: Worker) -> GatedPipeline:
-    assert isinstance(worker.pipeline, GatedPipeline)
-    return worker.pipeline
 
 
 async def ending(call: grpc.aio.StreamStreamCall) -> None:

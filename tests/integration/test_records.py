@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -13,18 +12,9 @@ from flashbulb_server.core import requests
 from flashbulb_server.core.requests import Failure, IllegalChange, Request, State
 from flashbulb_server.errors import RequestNotFound
 from flashbulb_server.messaging.records import RevisionConflict
-from tests.conftest import forget_streams
-from tests.embedded import RunningNats
-from tests.integration.stage import OWNER, Queue, eventually, make_request, open_queue
+from tests.integration.stage import OWNER, Queue, eventually, make_request
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
 
 
 def ended(request: Request, keep: float) -> Request:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.scan import scan
 from flashbulb_server.messaging.topology import EVENTS
-from tests.conftest import forget_streams
-from tests.embedded import RunningNats
-from tests.integration.stage import Queue, eventually, open_queue
+from tests.integration.stage import Queue, eventually
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
 
 
 async def store(queue: Queue, subject: str, bodies: list[bytes]) -> None:

@@ -12,10 +12,8 @@ import grpc
 import pytest
 
 from flashbulb.v1 import generation_pb2, generation_pb2_grpc, realtime_pb2
-from tests.conftest import forget_streams
-from tests.embedded import RunningNats
 from tests.integration.live import KEY, OTHER_KEY, Api, Worker, open_api, open_worker
-from tests.integration.stage import Queue, eventually, open_queue
+from tests.integration.stage import Queue, eventually
 from tests.sessions import Talk, size, text
 from tests.sleeping_pipeline import SleepingPipeline
 
@@ -24,13 +22,6 @@ CALLS = 300
 GROWTH = (
     400_000  # bytes that two storms may leave beyond the first one: less than a frame or a call of each of their calls
 )
-
-
-@pytest.fixture
-async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
-    await forget_streams(nats_server)
-    async with open_queue(nats_server) as opened:
-        yield opened
 
 
 @pytest.fixture
