@@ -162,6 +162,8 @@ async def test_a_session_that_broke_off_draws_again_what_was_in_hand(
         await first(session, gate)
         await several(session, api, gate, 3)
         token = session.opened.resume_token
+    # A picture that is ready before it is noticed that nobody hears it goes to the connection that broke.
+    await eventually(lambda: not api.realtime._live)
     gate.let_go()
     await worker.free()
     async with api.session(resume_token=token) as again:

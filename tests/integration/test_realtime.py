@@ -441,9 +441,8 @@ async def test_a_frame_in_hand_is_drawn_after_the_session_goes_on(
         await session.send(1)
         await gate.entered()
         token = session.opened.resume_token
-    await eventually(
-        lambda: not api.realtime._live
-    )  # or the picture may be there before it is noticed that nobody hears it
+    # A picture that is ready before it is noticed that nobody hears it goes to the connection that broke.
+    await eventually(lambda: not api.realtime._live)
     gate.let_go()
     await worker.free()
     async with api.session(resume_token=token) as again:
