@@ -17,7 +17,7 @@ from flashbulb_server.api.webhooks.body import Bodies
 from flashbulb_server.api.webhooks.sending import Letter, Sender
 from flashbulb_server.config import WebhookSettings
 from flashbulb_server.core import requests, webhooks
-from flashbulb_server.core.lanes import Lanes
+from flashbulb_server.core.delivery_lanes import Lanes
 from flashbulb_server.core.requests import IllegalChange, Request
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.core.webhooks import Attempt, DeliveryState, Verdict, Webhook

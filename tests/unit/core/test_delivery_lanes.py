@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from flashbulb_server.core.lanes import FIRST_RETURN, LAST_RETURN, Lanes
+from flashbulb_server.core.delivery_lanes import FIRST_RETURN, LAST_RETURN, Lanes
 
 
 def test_a_lane_takes_its_limit_and_other_lanes_do_not_mind():
