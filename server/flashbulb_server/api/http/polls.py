@@ -17,8 +17,8 @@ from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from flashbulb_server.api.http.heads import BoundedHeads
 from flashbulb_server.api.polling import Polling, Snapshot
 
 _ASKED, _SNAPSHOT = "asked_bytes", "poll_snapshot"
@@ -26,9 +26,6 @@ _LONGEST = 2048  # bytes of a call that is remembered: a browser's poll has 1 KB
 _MOST = 4096
 _NEVER_REMEMBERED = frozenset((b"content-length", b"transfer-encoding", b"upgrade", b"expect"))
 """Headers of calls that are not over with their head: what follows belongs to them, and must reach the parser after it."""
-MAX_HEAD_BYTES = 64 * 1024
-HEAD_SECONDS = 30.0
-_HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,38 +93,19 @@ def _as_bytes(start: Mapping[str, object], body: Mapping[str, object]) -> bytes:
     return b"\r\n".join((*lines, b"", content))
 
 
-class RepeatableProtocol(HttpToolsProtocol):
+class RepeatableProtocol(BoundedHeads):
     """uvicorn's protocol, but for calls whose answer is known. `answers` is set in a class of the server's own."""
 
     answers: Answers
     _between = True
     _data = b""
-    _in_head = True
-    _head_bytes = 0
-    _hurry: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Of the event loop."""
-        super().connection_made(transport)
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Of the event loop."""
-        self._head_is_here()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the connection. A call counts as known only if it comes alone and whole, with nothing of another on its way."""
-        if self._in_head:
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.write(_HEAD_TOO_LARGE)
-                self.transport.close()
-                return
-            self._head_bytes += len(data)
         if self._between and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused:
             answer = self.answers.to(data)
             if answer is not None:
-                self._head_is_here()
+                self.head_is_here()
                 self._keep_open()
                 self.transport.write(answer)
                 return
@@ -138,15 +116,12 @@ class RepeatableProtocol(HttpToolsProtocol):
         """Of the parser."""
         super().on_message_begin()
         self._between = False
-        self._await_head()
         data, self._data = self._data, b""
         if data.startswith(b"GET ") and b"/status" in data and b"\r\n\r\n" not in data[:-4]:
             self.scope["state"][_ASKED] = data
 
     def on_headers_complete(self) -> None:
         """Of the parser."""
-        self._in_head = False
-        self._head_is_here()
         if not self.parser.should_keep_alive() or any(name in _NEVER_REMEMBERED for name, _ in self.headers):
             self.scope["state"].pop(_ASKED, None)
         super().on_headers_complete()
@@ -154,18 +129,7 @@ class RepeatableProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Of the parser."""
         super().on_message_complete()
-        self._between = self._in_head = True
-
-    def _await_head(self) -> None:
-        """From now on the head of a call has so much time; uvicorn would wait for ever."""
-        if self._hurry is None:
-            self._hurry = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _head_is_here(self) -> None:
-        self._head_bytes = 0
-        if self._hurry is not None:
-            self._hurry.cancel()
-            self._hurry = None
+        self._between = True
 
     def _keep_open(self) -> None:
         """Starts the time over after which an idle connection is closed, as an answer of uvicorn's does."""

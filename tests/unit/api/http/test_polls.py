@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 import uvicorn
 
-from flashbulb_server.api.http import polls
+from flashbulb_server.api.http import heads
 from flashbulb_server.api.http.polls import Answers, RememberPolls, protocol_for
 from flashbulb_server.api.polling import Polling, Snapshot
 from flashbulb_server.core.tasks import task_group
@@ -153,7 +153,7 @@ async def test_a_head_that_does_not_come_closes_the_connection(
 ) -> None:
     _, line = serving
     assert await line.ask(POLL) == b"1", "the first one's time is over by its answer"
-    monkeypatch.setattr(polls, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.2)
     line.writer.write(b"GET / HT")
     async with asyncio.timeout(5):
         assert await line.reader.read() == b""
@@ -164,7 +164,7 @@ async def test_a_connection_that_only_polls_lives_on(
 ) -> None:
     _, first = serving
     assert await first.ask(POLL) == b"1"
-    monkeypatch.setattr(polls, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(heads, "HEAD_SECONDS", 0.3)
     line = Line(*await asyncio.open_connection(*first.writer.get_extra_info("peername")))
     for _ in range(6):
         assert await line.ask(POLL) == b"1"
