@@ -129,7 +129,7 @@ class Connection:
                 return self._closed
             self._said.clear()
             try:
-                async with asyncio.timeout(self.shared.limits.heartbeat_seconds):  # wait_for may swallow a cancellation
+                async with asyncio.timeout(self.shared.limits.heartbeat_seconds):
                     await self._said.wait()
             except TimeoutError:
                 return Pong(0)

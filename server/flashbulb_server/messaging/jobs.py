@@ -174,7 +174,8 @@ class JobConsumer:
             if lease := await self._pull(priority):
                 return lease
         try:
-            priority = await asyncio.wait_for(self._rung.get(), _IDLE_POLL_SECONDS)
+            async with asyncio.timeout(_IDLE_POLL_SECONDS):
+                priority = await self._rung.get()
         except TimeoutError:
             return None
         if priority is Priority.LOW and (lease := await self._pull(Priority.NORMAL)):
@@ -197,7 +198,8 @@ class JobConsumer:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS}.{consumer_name(self._class, priority)}"
         try:
             await self._nc.publish(subject, json.dumps(pull).encode(), reply=f"{self._inbox}.{priority}")
-            return _lease(await asyncio.wait_for(answers.get(), seconds + _ANSWER_SECONDS))
+            async with asyncio.timeout(seconds + _ANSWER_SECONDS):
+                return _lease(await answers.get())
         except (nats.errors.Error, TimeoutError):
             return None
 

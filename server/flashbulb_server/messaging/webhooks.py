@@ -115,7 +115,8 @@ class WebhookConsumer:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{WEBHOOKS}.{WEBHOOK_CONSUMER}"
         try:
             await self._nc.publish(subject, pull, reply=self._inbox)
-            return _lease(await asyncio.wait_for(self._answers.get(), _PULL_SECONDS + _ANSWER_SECONDS))
+            async with asyncio.timeout(_PULL_SECONDS + _ANSWER_SECONDS):
+                return _lease(await self._answers.get())
         except (nats.errors.Error, TimeoutError):
             return None
 

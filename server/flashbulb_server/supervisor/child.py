@@ -120,7 +120,8 @@ class Child:
                 delay = backoff.after(clock() - started)
                 log.warning("child ended", extra={"child": self.name, "exit_code": code, "restart_in_seconds": delay})
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay)
+                    async with asyncio.timeout(delay):
+                        await self._stopping.wait()
         finally:
             self._spec.clean_up()
             self._ended.set()
@@ -131,7 +132,8 @@ class Child:
         self._stopping.set()
         self._send(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._ended.wait(), self._spec.stop_seconds)
+            async with asyncio.timeout(self._spec.stop_seconds):
+                await self._ended.wait()
         except TimeoutError:
             log.warning("child did not end in time and is killed", extra={"child": self.name})
             self.kill()

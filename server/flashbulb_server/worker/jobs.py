@@ -179,7 +179,8 @@ class JobLoop:
     async def _renew(self, active: _Active, done: asyncio.Event) -> None:
         while not done.is_set():
             try:
-                await asyncio.wait_for(done.wait(), self._settings.lease_seconds / 4)
+                async with asyncio.timeout(self._settings.lease_seconds / 4):
+                    await done.wait()
             except TimeoutError:
                 await active.lease.renew()
 

@@ -161,7 +161,8 @@ async def _hear_out(request: Any, error: Exception) -> None:  # noqa: ANN401  # 
     """
     if isinstance(error, Unauthenticated | Forbidden) and hasattr(request, "__anext__"):
         with suppress(TimeoutError, StopAsyncIteration, grpc.RpcError):
-            await asyncio.wait_for(anext(request), _HEAR_OUT_SECONDS)
+            async with asyncio.timeout(_HEAR_OUT_SECONDS):
+                await anext(request)
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:

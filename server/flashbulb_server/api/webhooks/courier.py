@@ -120,7 +120,8 @@ class Courier:
     async def _renew(self, hand: _Hand, done: asyncio.Event) -> None:
         while not done.is_set():
             try:
-                await asyncio.wait_for(done.wait(), self._settings.lease_seconds / 4)
+                async with asyncio.timeout(self._settings.lease_seconds / 4):
+                    await done.wait()
             except TimeoutError:
                 await hand.lease.renew()
 
