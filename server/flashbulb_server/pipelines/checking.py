@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -90,8 +89,3 @@ def fidelity_of(networks: Networks, precision: torch.dtype) -> str:
     if networks.decoder is not networks.vae:
         return "APPROX"
     return "EXACT" if precision == torch.float32 else "CLOSE"
-
-
-def bucket_of(count: int, sizes: Sequence[int]) -> int | None:
-    """The least of `sizes`, which ascend, that holds so many rows."""
-    return next((size for size in sizes if size >= count), None)

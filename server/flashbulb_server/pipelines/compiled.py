@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flashbulb_server.pipelines.backend import DECODED_AT_ONCE, Backend, Condition, Unsupported
-from flashbulb_server.pipelines.checking import Decode, Expected, Sample, bucket_of, fidelity_of
+from flashbulb_server.pipelines.checking import Decode, Expected, Sample, fidelity_of
 from flashbulb_server.pipelines.conditioning import Conditioner
 from flashbulb_server.pipelines.networks import Networks
 
@@ -108,7 +108,7 @@ class CompiledBackend:
         )
 
     def _run(self, buckets: dict[int, _Bucket], module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        size = bucket_of(len(inputs[0]), sorted(buckets))
+        size = min((size for size in buckets if size >= len(inputs[0])), default=None)
         if size is not None and buckets[size].fits(inputs):
             return buckets[size](inputs)
         output: Tensor = module(*inputs)

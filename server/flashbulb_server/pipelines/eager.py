@@ -54,10 +54,8 @@ class EagerBackend:
         scaled = latents.to(self._dtype) / decoder.config.scaling_factor
         picture: Tensor = decoder.decode(scaled, return_dict=False)[0]
         # Half a level too bright, and cut off by the conversion: rounding in fewer passes over the picture.
-        if self._shaded.shape != picture.shape:
-            self._shaded = torch.empty_like(
-                picture, dtype=torch.float32
-            )  # kept: fresh memory of this size costs a millisecond
+        if self._shaded.shape != picture.shape:  # kept: fresh memory of this size costs a millisecond
+            self._shaded = torch.empty_like(picture, dtype=torch.float32)
         shaded = torch.add(self._half, picture.float(), alpha=127.5, out=self._shaded).clamp_(0, 255)
         count, channels, height, width = shaded.shape
         levels = torch.empty((count, height, width, channels), dtype=torch.uint8, device=self._device)
