@@ -35,9 +35,9 @@ class Webhooks:
     async def problems(self, submission: Submission) -> list[FieldViolation]:
         """Whether the webhook's host has a private address now. Each attempt looks again; this spares callers a late surprise."""
         url = submission.webhook_url
-        if (
-            not url or self._allow_private or webhooks.url_problem(url) is not None
-        ):  # that is told with the other fields
+        if not url or self._allow_private:
+            return []
+        if webhooks.url_problem(url) is not None:  # that is told with the other fields
             return []
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
