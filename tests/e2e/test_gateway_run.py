@@ -151,15 +151,6 @@ async def test_a_stream_that_cannot_begin_has_a_status(fal: Fal) -> None:
     assert (await fal.http.post("/run/fal-ai/flux-lora/stream", json=quick())).status_code == 404
 
 
-async def drawing(me: Caller) -> int:
-    """Pictures that the worker has in hand, as it announces every second."""
-    from flashbulb.v1 import model_pb2
-    from tests.service import auth
-
-    answer = await me.call.models.ListModels(model_pb2.ListModelsRequest(), metadata=auth(me.key), timeout=5)
-    return answer.models[0].live_workers
-
-
 async def test_a_caller_that_leaves_stops_the_drawing(fal: Fal, me: Caller) -> None:
     """What is left of eight pictures of 32 steps would keep the engine for seconds; the next call has it for itself."""
 
