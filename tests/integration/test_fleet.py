@@ -149,7 +149,7 @@ async def test_the_fleet_is_known_again_after_nats_was_killed(own_nats_server: R
             await eventually(lambda: queue.nc.is_connected and worker.nc.is_connected)
             assert ids(fleet) == {"one"}
             await eventually(lambda: announced(herald, "new"))
-            assert ids(fleet) == {"one", "new"}
+            await eventually(lambda: ids(fleet) == {"one", "new"})  # the announcement arrives after it is answered
             assert await fleet.cancel("one", "request", seconds=5) == Stopped(True, 1, 2)
             # An api that starts now learns it from the server.
             async with Fleet.open(worker.nc, worker.js) as late:
