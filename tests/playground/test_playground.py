@@ -92,6 +92,10 @@ def test_every_control_draws_anew(live: Page) -> None:
     shows(live, 256, 256)
     picture_changes(live, lambda: live.click("#roll"))
     picture_changes(live, lambda: live.fill("#steps", "2"))
+    live.select_option("#size", "landscape_16_9")
+    shows(live, 1024, 576)
+    frame = live.locator("#frame").bounding_box()
+    assert frame is not None and abs(frame["width"] / frame["height"] - 16 / 9) < 0.05
     live.select_option("#size", "custom")
     live.fill("#width", "320")
     live.fill("#height", "160")

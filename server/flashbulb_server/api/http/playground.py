@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 from flashbulb_server.api.http.answers import json_answer
 from flashbulb_server.api.http.auth import authenticate
 from flashbulb_server.api.http.gateway import Gateway
-from flashbulb_server.core.catalog import ENDPOINTS, Endpoint, ModelInfo, default_model, models_of
+from flashbulb_server.core.catalog import ENDPOINTS, IMAGE_SIZES, Endpoint, ModelInfo, default_model, models_of
 
 _FOLDER = Path(__file__).with_suffix("")
 _PAGE = "index.html"
@@ -57,6 +57,7 @@ def routes(gateway: Gateway) -> Sequence[BaseRoute]:
         return json_answer(
             {
                 "grpc_address": f"{host}:{gateway.grpc_listen.rpartition(':')[2]}",
+                "image_sizes": IMAGE_SIZES,
                 "endpoints": [_endpoint(endpoint, installed) for endpoint in able],
             }
         )

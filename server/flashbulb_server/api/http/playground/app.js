@@ -11,7 +11,6 @@ const TEXT = "fast-lcm-diffusion";
 const FROM_PICTURE = "fast-lcm-diffusion/image-to-image";
 const PAUSE = 900; // ms without an edit after which a picture goes into the history
 const SQUARES = [128, 256, 512, 768, 1024];
-const PRESETS = { portrait_4_3: "Portrait 3:4", portrait_16_9: "Portrait 9:16", landscape_4_3: "Landscape 4:3", landscape_16_9: "Landscape 16:9" };
 
 const $ = (id) => document.getElementById(id);
 let catalog = null;
@@ -47,6 +46,12 @@ function size() {
   return side ? { width: side, height: side } : value;
 }
 
+// Width and height of a size, which may be a name of the server's.
+function dimensions(value) {
+  const [width, height] = catalog.sizes[value] ?? [value.width, value.height];
+  return { width, height };
+}
+
 function input() {
   const made = {
     prompt: $("prompt").value.trim(),
@@ -73,8 +78,8 @@ function edited() {
   complain("");
   clearTimeout(pausing);
   const made = input();
-  const aspect = typeof made.image_size === "object" ? made.image_size : { portrait_4_3: [3, 4], portrait_16_9: [9, 16], landscape_4_3: [4, 3], landscape_16_9: [16, 9] }[made.image_size];
-  $("frame").style.aspectRatio = Array.isArray(aspect) ? aspect.join(" / ") : `${aspect.width || 1} / ${aspect.height || 1}`;
+  const { width, height } = dimensions(made.image_size);
+  $("frame").style.aspectRatio = `${width || 1} / ${height || 1}`;
   if (!made.prompt) return;
   $("frame").setAttribute("aria-busy", "true");
   live.draw(endpoint(), made);
@@ -226,7 +231,9 @@ function fillSizes() {
   const before = $("size").value;
   const sides = SQUARES.filter((side) => side * side <= most);
   const options = sides.map((side) => new Option(`${side} × ${side}`, side));
-  for (const [name, label] of Object.entries(PRESETS)) if (1024 * 768 <= most) options.push(new Option(label, name));
+  for (const [name, [width, height]] of Object.entries(catalog.sizes)) {
+    if (width !== height && width * height <= most) options.push(new Option(`${width} × ${height}`, name));
+  }
   $("size").replaceChildren(...options, new Option("Custom", "custom"));
   const native = model()?.resamples ? 512 : (model()?.native_size ?? 512);
   $("size").value = before || String(sides.includes(native) ? native : sides.at(-1));
@@ -251,6 +258,7 @@ async function start() {
   }
   catalog = new Map(answer.endpoints.map((e) => [e.endpoint, e]));
   catalog.grpcAddress = answer.grpc_address;
+  catalog.sizes = answer.image_sizes;
   const { models, default_model } = catalog.get(TEXT);
   $("model").replaceChildren(...models.map((m) => new Option(m.name, m.name)));
   $("model").value = default_model;
