@@ -145,7 +145,7 @@ COMPONENTS: Mapping[str, Schema] = {
                 "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
                 "prompt": _TEXT,
                 "model_name": {**_TEXT, "description": "The model that drew."},
-                "fidelity": {**_TEXT, "description": "How true the model is to the endpoint's own."},
+                "fidelity": {**_TEXT, "description": "How far it may be from diffusers: EXACT, CLOSE or APPROX."},
             },
         )
     },
