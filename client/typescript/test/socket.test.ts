@@ -67,29 +67,7 @@ async function until(condition: () => boolean, what: string): Promise<void> {
   }
 }
 
-test("a frame that was sent after a refused one is sent again in full, and only that is answered", async (t) => {
-  const [bench, session] = await Bench.begin(t);
-  session.send({ prompt: "a", seed: 1 });
-  await until(() => bench.frames.length === 1, "the first frame");
-  session.update({ num_images: 99, guidance_scale: 2 });
-  session.update({ num_images: 1 });
-  await until(() => bench.frames.length === 3, "two differences");
-  assert.deepEqual(bench.frames.slice(1), [{ num_images: 99, guidance_scale: 2, request_id: "2" }, { num_images: 1, request_id: "3" }]);
-  bench.draw("1", "a");
-  bench.refuse("2");
-  await until(() => bench.frames.length === 4, "the third frame again");
-  assert.deepEqual(bench.frames[3], { prompt: "a", seed: 1, num_images: 1, guidance_scale: 2, request_id: "4" });
-  bench.draw("3", "without the guidance of the refused frame");
-  session.update({ prompt: "b" });
-  await until(() => bench.frames.length === 5, "another frame");
-  assert.deepEqual(bench.frames[4], { prompt: "b", request_id: "5" });
-  bench.draw("4", "a");
-  bench.draw("5", "b");
-  await until(() => bench.results.length === 3, "the pictures");
-  assert.deepEqual(bench.results, [[1, "a"], [3, "a"], [4, "b"]]);
-  assert.deepEqual([bench.dropped.map(({ frameId, reason }) => [frameId, reason]), bench.errors.length], [[[2, "invalid"]], 1]);
-});
-
+// First, since a mocked clock clears no real timer, and a socket of another test may still have one.
 test("a socket on which nothing comes while an answer is due counts as broken", async (t) => {
   const [bench, session] = await Bench.begin(t);
   t.mock.timers.enable({ apis: ["setTimeout"] });
@@ -113,4 +91,27 @@ test("a socket on which nothing comes while an answer is due counts as broken", 
   await new Promise((resolve) => setImmediate(resolve));
   assert.equal(bench.sockets[1]!.readyState, 1, "nothing is due");
   assert.deepEqual([bench.sockets.length, bench.results, bench.errors], [2, [[2, "b"]], []]);
+});
+
+test("a frame that was sent after a refused one is sent again in full, and only that is answered", async (t) => {
+  const [bench, session] = await Bench.begin(t);
+  session.send({ prompt: "a", seed: 1 });
+  await until(() => bench.frames.length === 1, "the first frame");
+  session.update({ num_images: 99, guidance_scale: 2 });
+  session.update({ num_images: 1 });
+  await until(() => bench.frames.length === 3, "two differences");
+  assert.deepEqual(bench.frames.slice(1), [{ num_images: 99, guidance_scale: 2, request_id: "2" }, { num_images: 1, request_id: "3" }]);
+  bench.draw("1", "a");
+  bench.refuse("2");
+  await until(() => bench.frames.length === 4, "the third frame again");
+  assert.deepEqual(bench.frames[3], { prompt: "a", seed: 1, num_images: 1, guidance_scale: 2, request_id: "4" });
+  bench.draw("3", "without the guidance of the refused frame");
+  session.update({ prompt: "b" });
+  await until(() => bench.frames.length === 5, "another frame");
+  assert.deepEqual(bench.frames[4], { prompt: "b", request_id: "5" });
+  bench.draw("4", "a");
+  bench.draw("5", "b");
+  await until(() => bench.results.length === 3, "the pictures");
+  assert.deepEqual(bench.results, [[1, "a"], [3, "a"], [4, "b"]]);
+  assert.deepEqual([bench.dropped.map(({ frameId, reason }) => [frameId, reason]), bench.errors.length], [[[2, "invalid"]], 1]);
 });
