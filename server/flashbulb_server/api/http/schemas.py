@@ -145,7 +145,10 @@ COMPONENTS: Mapping[str, Schema] = {
                 "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
                 "prompt": _TEXT,
                 "model_name": {**_TEXT, "description": "The model that drew."},
-                "fidelity": {**_TEXT, "description": "How far it may be from diffusers: EXACT, CLOSE or APPROX."},
+                "fidelity": {
+                    **_TEXT,
+                    "description": "How close the pictures are to diffusers' own: EXACT, CLOSE, APPROX.",
+                },
             },
         )
     },
