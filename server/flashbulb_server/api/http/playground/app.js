@@ -13,7 +13,7 @@ const PAUSE = 900; // ms without an edit after which a picture goes into the his
 const SQUARES = [128, 256, 512, 768, 1024];
 
 const $ = (id) => document.getElementById(id);
-let catalog = null;
+let catalog = null; // { endpoints by id, sizes by name, grpcAddress } of the server
 let shown = null; // { url, endpoint, input, result } of the picture on the stage
 let pausing = 0;
 
@@ -36,7 +36,7 @@ const jobs = new Jobs($("queue"), {
 // --- the input -------------------------------------------------------------------------------------------------------------------------
 
 function endpoint() {
-  return source.given && catalog.has(FROM_PICTURE) ? FROM_PICTURE : TEXT;
+  return source.given && catalog.endpoints.has(FROM_PICTURE) ? FROM_PICTURE : TEXT;
 }
 
 function size() {
@@ -48,8 +48,7 @@ function size() {
 
 // Width and height of a size, which may be a name of the server's.
 function dimensions(value) {
-  const [width, height] = catalog.sizes[value] ?? [value.width, value.height];
-  return { width, height };
+  return catalog.sizes[value] ?? [value.width, value.height];
 }
 
 function input() {
@@ -61,14 +60,14 @@ function input() {
     seed: Number($("seed").value),
   };
   if ($("negative").value.trim()) made.negative_prompt = $("negative").value.trim();
-  if (catalog.get(TEXT).models.length > 1) made.model_name = $("model").value;
+  if (catalog.endpoints.get(TEXT).models.length > 1) made.model_name = $("model").value;
   if (model()?.needs_checker && !model().safety_checker_versions.length) made.enable_safety_checker = false;
   if (endpoint() === FROM_PICTURE) Object.assign(made, { image_url: source.snapshot(), strength: Number($("strength").value) });
   return made;
 }
 
 function model() {
-  return catalog?.get(TEXT)?.models.find((m) => m.name === $("model").value);
+  return catalog?.endpoints.get(TEXT)?.models.find((m) => m.name === $("model").value);
 }
 
 function edited() {
@@ -78,7 +77,7 @@ function edited() {
   complain("");
   clearTimeout(pausing);
   const made = input();
-  const { width, height } = dimensions(made.image_size);
+  const [width, height] = dimensions(made.image_size);
   $("frame").style.aspectRatio = `${width || 1} / ${height || 1}`;
   if (!made.prompt) return;
   $("frame").setAttribute("aria-busy", "true");
@@ -186,7 +185,7 @@ function askForKey(problem = "") {
 
 function showCode() {
   if (!catalog) return;
-  const entry = catalog.get(endpoint());
+  const entry = catalog.endpoints.get(endpoint());
   const about = { endpoint: endpoint(), input: input(), member: entry.input_field, grpcAddress: catalog.grpcAddress };
   $("code-tabs").replaceChildren(
     ...Object.entries(LANGUAGES).map(([language, name]) => {
@@ -256,14 +255,16 @@ async function start() {
     setTimeout(start, 1500);
     return;
   }
-  catalog = new Map(answer.endpoints.map((e) => [e.endpoint, e]));
-  catalog.grpcAddress = answer.grpc_address;
-  catalog.sizes = answer.image_sizes;
-  const { models, default_model } = catalog.get(TEXT);
+  catalog = {
+    endpoints: new Map(answer.endpoints.map((e) => [e.endpoint, e])),
+    sizes: answer.image_sizes,
+    grpcAddress: answer.grpc_address,
+  };
+  const { models, default_model } = catalog.endpoints.get(TEXT);
   $("model").replaceChildren(...models.map((m) => new Option(m.name, m.name)));
   $("model").value = default_model;
   $("model-field").hidden = models.length < 2;
-  $("source").hidden = !catalog.has(FROM_PICTURE);
+  $("source").hidden = !catalog.endpoints.has(FROM_PICTURE);
   fillSizes();
   live.endpoint = endpoint();
   live.restart();
