@@ -15,7 +15,7 @@ import time
 import pytest
 from google.protobuf import json_format
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from flashbulb.v1 import generation_pb2
 from tests.playground.conftest import Watcher
@@ -100,6 +100,30 @@ def test_every_control_draws_anew(live: Page) -> None:
     live.fill("#width", "320")
     live.fill("#height", "160")
     shows(live, 320, 160)
+
+
+def test_a_size_stays_where_the_next_model_does_not_offer_it(page: Page, origin: str, watched: Watcher) -> None:
+    """It is not lost: the page shows it as a custom one, and the server says what is too large."""
+
+    def with_a_smaller_model(route: Route) -> None:
+        catalog = route.fetch().json()
+        for endpoint in catalog["endpoints"]:
+            endpoint["models"].append({**endpoint["models"][0], "name": "smaller", "max_image_pixels": 256 * 256})
+        route.fulfill(json=catalog)
+
+    page.route("**/playground/catalog.json", with_a_smaller_model)
+    page.goto(f"{origin}/#key={KEY}")
+    for chosen, width, height in (("landscape_16_9", "1024", "576"), ("512", "512", "512")):
+        page.select_option("#model", index=0)
+        page.select_option("#size", chosen)
+        page.select_option("#model", "smaller")
+        expect(page.locator("#size")).to_have_value("custom")
+        expect(page.locator("#width")).to_have_value(width)
+        expect(page.locator("#height")).to_have_value(height)
+        expect(page.locator("#custom-size")).to_be_visible()
+    page.select_option("#size", "128")
+    page.select_option("#model", index=0)
+    expect(page.locator("#size")).to_have_value("128")
 
 
 def test_bad_values_are_told_and_mended(live: Page) -> None:

@@ -218,24 +218,28 @@ function showCode() {
 
 // --- start -----------------------------------------------------------------------------------------------------------------------------
 
+// Chooses a size: as one of the options, or as a custom one.
 function setSize(value) {
-  const side = typeof value === "object" && value.width === value.height ? String(value.width) : value;
-  const known = [...$("size").options].some((option) => option.value === side);
-  $("size").value = known ? side : "custom";
-  if (!known && typeof value === "object") Object.assign($("width"), { value: value.width }), ($("height").value = value.height);
+  const [width, height] = dimensions(value);
+  const choice = width === height ? String(width) : value;
+  const offered = [...$("size").options].some((option) => option.value === choice);
+  $("size").value = offered ? choice : "custom";
+  if (!offered) Object.assign($("width"), { value: width }), ($("height").value = height);
 }
 
+// Offers what the model can draw. What was chosen stays.
 function fillSizes() {
-  const most = model()?.max_image_pixels ?? 2 ** 20;
-  const before = $("size").value;
+  const { max_image_pixels: most, native_size, resamples } = model();
+  const before = $("size").value && size();
   const sides = SQUARES.filter((side) => side * side <= most);
   const options = sides.map((side) => new Option(`${side} × ${side}`, side));
   for (const [name, [width, height]] of Object.entries(catalog.sizes)) {
     if (width !== height && width * height <= most) options.push(new Option(`${width} × ${height}`, name));
   }
   $("size").replaceChildren(...options, new Option("Custom", "custom"));
-  const native = model()?.resamples ? 512 : (model()?.native_size ?? 512);
-  $("size").value = before || String(sides.includes(native) ? native : sides.at(-1));
+  const native = resamples ? 512 : native_size;
+  const first = sides.includes(native) ? native : sides.at(-1);
+  setSize(before || { width: first, height: first });
 }
 
 async function start() {
@@ -275,7 +279,7 @@ function wire() {
   $("seed").value = Math.floor(Math.random() * 2 ** 32);
   $("controls").addEventListener("input", (event) => event.target.id !== "file" && edited());
   $("controls").addEventListener("submit", (event) => event.preventDefault());
-  $("model").addEventListener("change", fillSizes);
+  $("model").addEventListener("input", fillSizes); // before the controls hear of it, and draw
   $("roll").onclick = roll;
   $("enqueue").onclick = enqueue;
   $("download").onclick = download;
