@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from flashbulb_server.core.catalog import ENDPOINTS
 
 CONFIG_FILE_VARIABLE = "FLASHBULB_CONFIG"
 
@@ -124,6 +126,29 @@ class QueueSettings(_Part):
     keep_seconds: float = Field(86_400, ge=60, description="Seconds that a finished request and its pictures are kept.")
     idempotency_seconds: float = Field(86_400, ge=60, description="Seconds that an idempotency key is remembered.")
     janitor_seconds: float = Field(15, gt=0, description="Seconds between searches for expired and orphaned requests.")
+
+
+class ModelsSettings(_Part):
+    """What the api says that there is, beside what workers announce."""
+
+    declared: Mapping[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Models whose requests are queued before any worker has come, so that workers can be scaled up from zero: name to its "
+        "endpoints, as JSON in the environment; an empty list stands for those of `fast-lcm-diffusion`.",
+    )
+    stand_in: bool = Field(
+        True,
+        description="Whether the embedded model answers for the models that the hosted endpoints name, on a service where none is declared; "
+        "results say what drew them.",
+    )
+
+    @field_validator("declared")
+    @classmethod
+    def _known_endpoints(cls, declared: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+        for name, endpoints in declared.items():
+            if unknown := [endpoint for endpoint in endpoints if endpoint not in ENDPOINTS]:
+                raise ValueError(f"{name}: no such endpoint: {', '.join(unknown)}; known: {', '.join(ENDPOINTS)}")
+        return declared
 
 
 class WorkerSettings(_Part):
@@ -247,6 +272,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     http: HttpSettings = HttpSettings()
     queue: QueueSettings = QueueSettings()
+    models: ModelsSettings = ModelsSettings()
     worker: WorkerSettings = WorkerSettings()
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()

@@ -38,7 +38,8 @@ from flashbulb_server.api.webhooks.orders import Webhooks
 from flashbulb_server.api.webhooks.sending import Sender
 from flashbulb_server.api.webhooks.signing import KeyChange, Signer, change_keys, described
 from flashbulb_server.app.process import Addresses, background, connection, run_role, until_drained
-from flashbulb_server.config import NatsSettings, Settings
+from flashbulb_server.config import ModelsSettings, NatsSettings, Settings
+from flashbulb_server.core.catalog import ModelInfo, declared_model
 from flashbulb_server.core.realtime import Limits
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.messaging.connection import connect
@@ -85,7 +86,7 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
         await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
         await ensure_consumers(js, settings.queue, settings.worker.worker_class)
         signer = await Signer.open(settings.webhooks, SigningKeys(js), clock=time.time)
-        fleet = await stack.enter_async_context(Fleet.open(nc, js))
+        fleet = await stack.enter_async_context(Fleet.open(nc, js, declared=_declared(settings.models)))
         stores = Stores(
             records=RequestRecords(nc, js),
             keys=IdempotencyKeys(js),
@@ -158,6 +159,10 @@ async def _delivering(
         courier = Courier(records, consumer, Bodies(results), sender, settings.webhooks)
         async with until_drained(courier, settings.api.drain_seconds) as stop:
             yield stop
+
+
+def _declared(settings: ModelsSettings) -> list[ModelInfo]:
+    return [declared_model(name, endpoints) for name, endpoints in settings.declared.items()]
 
 
 def _keys(settings: Settings) -> Keys:

@@ -252,6 +252,27 @@ class ModelInfo:
     backend: str = ""
 
 
+DECLARED_NATIVE_SIZE = 512
+DECLARED_MAX_PIXELS = 4 * 1024 * 1024
+
+
+def declared_model(name: str, endpoints: Iterable[str]) -> ModelInfo:
+    """What is taken for granted of a model that an operator declared, until a worker announces it. No endpoint stands for those of LCM.
+
+    Generous: what the worker that comes cannot do, it refuses with the reason.
+    """
+    lcm = tuple(endpoint_id for endpoint_id in ENDPOINTS if endpoint_id.split("/")[0] == FAST_LCM.id)
+    return ModelInfo(
+        name=name,
+        endpoints=tuple(endpoints) or lcm,
+        native_size=DECLARED_NATIVE_SIZE,
+        resamples=False,
+        max_image_pixels=DECLARED_MAX_PIXELS,
+        fidelity="UNSPECIFIED",
+        safety_checker_versions=_SAFETY_VERSION.choices,
+    )
+
+
 def models_of(endpoint: Endpoint, installed: Iterable[ModelInfo]) -> list[ModelInfo]:
     """The installed models that run an endpoint, ordered by name."""
     return sorted((m for m in installed if endpoint.id in m.endpoints), key=lambda m: m.name)

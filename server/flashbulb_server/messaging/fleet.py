@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -40,23 +40,31 @@ class Stopped:
 class Fleet:
     """The api's view of the workers, from what they announce. Reads cost nothing: announcements are held in memory.
 
-    `clock` gives monotonic seconds.
+    `clock` gives monotonic seconds. `declared` models are known before any worker has announced them.
     """
 
-    def __init__(self, nc: Client, js: JetStreamContext, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, nc: Client, js: JetStreamContext, clock: Callable[[], float], declared: Iterable[ModelInfo] = ()
+    ) -> None:
         self._nc = nc
         self._js = js
         self._clock = clock
         self._workers: dict[str, tuple[float, Announcement]] = {}
-        self._models: dict[str, ModelInfo] = {}
+        self._models: dict[str, ModelInfo] = {model.name: model for model in declared}
+        self._declared = frozenset(self._models)
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, nc: Client, js: JetStreamContext, *, clock: Callable[[], float] = time.monotonic
+        cls,
+        nc: Client,
+        js: JetStreamContext,
+        *,
+        declared: Iterable[ModelInfo] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Fleet]:
         """Listens to the workers. Raises StoreUnavailable."""
-        fleet = cls(nc, js, clock)
+        fleet = cls(nc, js, clock, declared)
         with unavailable():
             subscriptions = [
                 await nc.subscribe(f"$KV.{WORKERS}.*", cb=fleet._on_worker),
@@ -80,11 +88,16 @@ class Fleet:
         return {announcement.address for _, announcement in self._workers.values()}
 
     def models(self) -> list[ModelInfo]:
-        """Models that some worker has installed, running or not."""
+        """Models that some worker has installed, running or not, and those that are declared."""
         return list(self._models.values())
 
+    @property
+    def declared(self) -> frozenset[str]:
+        """Names of the models that the operator declared."""
+        return self._declared
+
     def installed(self) -> list[ModelInfo]:
-        """As `models`. Raises NoWorker while no worker has ever come: then it is not known what there is."""
+        """As `models`. Raises NoWorker where none is declared and no worker has ever come: it is not known what there is."""
         if not self._models:
             raise NoWorker
         return self.models()
