@@ -48,8 +48,7 @@ async def until_nothing_is_pulled(service: RunningService) -> None:
         jetstream = connection.jetstream()
 
         async def idle() -> bool:
-            infos = [await jetstream.consumer_info("JOBS", f"default-{name}") for name in ("normal", "low")]
-            return not any(info.num_waiting for info in infos)
+            return not any(info.num_waiting for info in await jetstream.consumers_info("JOBS"))
 
         await until(idle, 5)
     finally:

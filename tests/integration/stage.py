@@ -19,7 +19,7 @@ from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.jobs import JobQueue
 from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords
-from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology, restore_topology
+from flashbulb_server.messaging.topology import Pool, ensure_consumers, ensure_topology, restore_topology
 from flashbulb_server.messaging.webhooks import WebhookQueue
 from flashbulb_server.wire.records import Job
 from tests.embedded import RunningNats
@@ -27,6 +27,8 @@ from tests.specs import make_spec
 
 OWNER = "test"
 CLASS = "default"
+MODEL = "flashbulb/tiny"
+POOL = Pool(CLASS, MODEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,14 @@ async def open_queue(server: RunningNats, settings: QueueSettings | None = None)
     async with connect(nats, name="test", on_restored=partial(restore_topology, replicas=1)) as nc:
         js = nc.jetstream()
         await ensure_topology(js, chosen, replicas=1)
-        await ensure_consumers(js, chosen, CLASS)
+        await ensure_consumers(js, chosen, POOL)
         yield Queue(
             nc,
             js,
             chosen,
             RequestRecords(nc, js),
-            IdempotencyKeys(js),
-            JobQueue(nc, js, limit=chosen.max_requests, worker_class=CLASS),
+            IdempotencyKeys(nc, js),
+            JobQueue(nc, js, chosen, worker_class=CLASS),
             EventBus(nc, js),
             WebhookQueue(js),
         )
@@ -80,10 +82,10 @@ def make_request(owner: str = OWNER, **values: object) -> Request:
     return replace(request, **values)
 
 
-def make_job(request_id: str = "", num_images: int = 1) -> Job:
+def make_job(request_id: str = "", num_images: int = 1, model: str = MODEL) -> Job:
     """A job, of a request that need not exist."""
     now = time.time()
-    return Job(request_id or new_request_id(now), OWNER, now + 3600, "flashbulb/tiny", num_images)
+    return Job(request_id or new_request_id(now), OWNER, now + 3600, model, num_images)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:

@@ -12,23 +12,24 @@ from typing import cast
 import pytest
 
 from flashbulb_server.api.janitor import Janitor
-from flashbulb_server.api.queueing import Queueing, Stores, job_of
+from flashbulb_server.api.queueing import Queueing
 from flashbulb_server.api.results import Results
 from flashbulb_server.api.sources import InlineSources
+from flashbulb_server.api.stores import Stores, job_of
 from flashbulb_server.config import QueueSettings, WebhookSettings
 from flashbulb_server.core import requests, webhooks
 from flashbulb_server.core.requests import Priority, Request, State
 from flashbulb_server.core.webhooks import DeliveryState, Webhook
 from flashbulb_server.errors import StoreUnavailable
-from flashbulb_server.messaging.fleet import Fleet
+from flashbulb_server.messaging.fleet import Fleet, Herald
 from flashbulb_server.messaging.jobs import JobConsumer
 from flashbulb_server.messaging.lost import LostJobs
 from flashbulb_server.messaging.topology import DELIVERIES_PER_ATTEMPT, LOST, WEBHOOKS, ensure_topology
 from flashbulb_server.storage.file_store import FileStore
-from flashbulb_server.wire.records import Event, encode_job
+from flashbulb_server.wire.records import Announcement, Event, encode_job
 from tests.conftest import forget_streams
 from tests.embedded import RunningNats
-from tests.integration.stage import CLASS, Queue, eventually, make_job, make_request, open_queue
+from tests.integration.stage import CLASS, POOL, Queue, eventually, make_job, make_request, open_queue
 
 pytestmark = pytest.mark.integration
 QUICK = QueueSettings(lease_seconds=0.5, max_attempts=1, janitor_seconds=0.1)
@@ -41,6 +42,7 @@ class House:
     queue: Queue
     queueing: Queueing
     janitor: Janitor
+    fleet: Fleet
     late: float = field(default=0.0)
 
     def clock(self) -> float:
@@ -68,7 +70,7 @@ async def open_house(server: RunningNats, settings: QueueSettings = QUICK) -> As
         results = Results(files, url_seconds=60)
         queueing = Queueing(stores, InlineSources(files), results, settings, clock=lambda: house.clock())
         janitor = Janitor(stores, queueing, await LostJobs.open(queue.js), settings, clock=lambda: house.clock())
-        house = House(queue, queueing, janitor)
+        house = House(queue, queueing, janitor, fleet)
         yield house
 
 
@@ -93,8 +95,8 @@ async def test_an_overdue_request_is_expired_its_job_removed_and_its_watchers_to
     assert ended.state is State.EXPIRED
     assert ended.failure is not None and ended.failure.reason == "START_TIMEOUT"
     assert told == Event(ended.sequence, ended.end_time, State.EXPIRED)
-    assert not await house.queue.jobs.exists(overdue.request_id, Priority.NORMAL)
-    assert await house.queue.jobs.exists(patient.request_id, Priority.NORMAL)
+    assert not await house.queue.jobs.exists(job_of(overdue), Priority.NORMAL)
+    assert await house.queue.jobs.exists(job_of(patient), Priority.NORMAL)
     assert (await house.now(patient)).state is State.QUEUED
 
 
@@ -106,14 +108,14 @@ async def test_a_running_request_does_not_expire(house: House) -> None:
     house.late = 60
     await house.janitor.clean()
     assert (await house.now(request)).state is State.RUNNING
-    assert await house.queue.jobs.exists(request.request_id, Priority.NORMAL)
+    assert await house.queue.jobs.exists(job_of(request), Priority.NORMAL)
 
 
 async def test_an_overdue_job_without_a_record_is_removed(house: House) -> None:
     request = make_request(start_deadline=time.time() - 1)
     await house.queue.jobs.publish(job_of(request), Priority.LOW)
     await house.janitor.clean()
-    assert not await house.queue.jobs.exists(request.request_id, Priority.LOW)
+    assert not await house.queue.jobs.exists(job_of(request), Priority.LOW)
 
 
 async def test_a_request_without_a_job_gets_one_when_it_is_no_longer_young(house: House) -> None:
@@ -121,12 +123,12 @@ async def test_a_request_without_a_job_gets_one_when_it_is_no_longer_young(house
     whole = await house.put(make_request())
     cancelled = await house.put(make_request(), job=False)
     await house.janitor.clean()
-    assert not await house.queue.jobs.exists(orphan.request_id, Priority.LOW)
+    assert not await house.queue.jobs.exists(job_of(orphan), Priority.LOW)
     await house.queueing.cancel(cancelled.owner, cancelled.request_id)
     house.late = 11
     await house.janitor.clean()
-    assert await house.queue.jobs.exists(orphan.request_id, Priority.LOW)
-    assert not await house.queue.jobs.exists(cancelled.request_id, Priority.NORMAL)
+    assert await house.queue.jobs.exists(job_of(orphan), Priority.LOW)
+    assert not await house.queue.jobs.exists(job_of(cancelled), Priority.NORMAL)
     await house.janitor.clean()
     found = [job.request_id async for job in house.queue.jobs.jobs()]
     assert sorted(found) == sorted([orphan.request_id, whole.request_id])
@@ -142,16 +144,16 @@ async def test_a_repair_that_finds_the_queue_full_is_tried_again(nats_server: Ru
         house.late = 11
         running = tasks.create_task(house.janitor.run())
         await asyncio.sleep(0.2)  # some rounds in vain
-        assert not await house.queue.jobs.exists(orphan.request_id, Priority.NORMAL)
-        await house.queue.jobs.remove(filler.request_id)
-        await eventually(lambda: house.queue.jobs.exists(orphan.request_id, Priority.NORMAL))
+        assert not await house.queue.jobs.exists(job_of(orphan), Priority.NORMAL)
+        await house.queue.jobs.remove(filler)
+        await eventually(lambda: house.queue.jobs.exists(job_of(orphan), Priority.NORMAL))
         running.cancel()
 
 
 async def ended_with_webhook(house: House) -> Request:
     """A request that has failed, as its worker died before it made the webhook due."""
     request = await house.put(make_request(webhook=Webhook("https://example.org/hook")))
-    await house.queue.jobs.remove(request.request_id)
+    await house.queue.jobs.remove(job_of(request))
     failure = requests.Failure("ENGINE_FAILED", "")
     _, ended = await house.queue.records.change(
         request.owner, request.request_id, lambda r: requests.fail(r, failure, now=time.time(), keep=600)
@@ -223,7 +225,7 @@ async def lose(house: House, request: Request, *, give_back: bool = False) -> No
         return (await house.queue.js.stream_info(LOST)).state.messages
 
     before, leased = await told(), 0
-    async with JobConsumer.open(house.queue.nc, CLASS) as consumer:
+    async with JobConsumer.open(house.queue.nc, [POOL]) as consumer:
         while await told() == before:
             if (lease := await consumer.next()) is not None:
                 assert lease.job.request_id == request.request_id
@@ -240,7 +242,7 @@ async def test_a_job_that_was_delivered_too_often_fails_its_request(house: House
     )
     async with house.queue.events.follow(lost.request_id, previews=False) as follower:
         await lose(house, lost)
-        assert await house.queue.jobs.exists(lost.request_id, Priority.NORMAL)  # JetStream leaves it there
+        assert await house.queue.jobs.exists(job_of(lost), Priority.NORMAL)  # JetStream leaves it there
         await house.put(other)
         await eventually(lambda: _cleaned(house, lost))
         told = await follower.next(5)
@@ -248,8 +250,8 @@ async def test_a_job_that_was_delivered_too_often_fails_its_request(house: House
     assert ended.state is State.FAILED
     assert ended.failure is not None and ended.failure.reason == "WORKER_LOST"
     assert told == Event(ended.sequence, ended.end_time, State.FAILED)
-    assert not await house.queue.jobs.exists(lost.request_id, Priority.NORMAL)
-    assert await house.queue.jobs.exists(other.request_id, Priority.NORMAL)
+    assert not await house.queue.jobs.exists(job_of(lost), Priority.NORMAL)
+    assert await house.queue.jobs.exists(job_of(other), Priority.NORMAL)
 
 
 async def _cleaned(house: House, request: Request) -> bool:
@@ -268,7 +270,7 @@ async def test_a_lost_job_of_an_ended_request_is_removed(house: House) -> None:
 
     async def removed() -> bool:
         await house.janitor.clean()
-        return not await house.queue.jobs.exists(ended.request_id, Priority.NORMAL)
+        return not await house.queue.jobs.exists(job_of(ended), Priority.NORMAL)
 
     await eventually(removed)
     failure = (await house.now(ended)).failure
@@ -282,18 +284,16 @@ async def test_two_janitors_do_no_harm(nats_server: RunningNats) -> None:
         orphans = [await one.put(make_request(), job=False) for _ in range(10)]
         lost = await one.put(make_request())
         for request in [*overdue]:
-            await one.queue.jobs.remove(request.request_id)  # the one lease must be the lost one's
+            await one.queue.jobs.remove(job_of(request))  # the one lease must be the lost one's
         await lose(one, lost, give_back=True)
-        for request in overdue:  # put back under another id of the message: the first is known for two minutes
-            await one.queue.js.publish(
-                f"jobs.{CLASS}.normal.{request.request_id}", encode_job(job_of(request)), stream="JOBS"
-            )
+        for request in overdue:
+            await one.queue.jobs.publish(job_of(request), request.priority)
         one.late = two.late = 60
         running = [tasks.create_task(house.janitor.run()) for house in (one, two)]
 
         async def clean() -> bool:
             states = [(await one.now(r)).state for r in overdue]
-            repaired = [await one.queue.jobs.exists(r.request_id, r.priority) for r in orphans]
+            repaired = [await one.queue.jobs.exists(job_of(r), r.priority) for r in orphans]
             return set(states) == {State.EXPIRED} and all(repaired) and (await one.now(lost)).state is State.FAILED
 
         await eventually(clean)
@@ -318,9 +318,46 @@ async def test_a_store_that_goes_away_is_waited_for(own_nats_server: RunningNats
         await eventually(lambda: house.queue.nc.is_connected)
 
         async def clean() -> bool:
-            repaired = await house.queue.jobs.exists(orphan.request_id, Priority.NORMAL)
+            repaired = await house.queue.jobs.exists(job_of(orphan), Priority.NORMAL)
             return repaired and (await house.now(overdue)).state is State.EXPIRED
 
         await eventually(clean, 15)
         assert not running.done()
         running.cancel()
+
+
+async def put_unparted(house: House, request: Request) -> Request:
+    """As a release put it that did not part jobs by model."""
+    await house.queue.records.create(request)
+    subject = f"jobs.{CLASS}.{request.priority}.{request.request_id}"
+    await house.queue.js.publish(subject, encode_job(job_of(request)), stream="JOBS")
+    return request
+
+
+async def test_jobs_of_a_release_that_did_not_part_them_are_moved_once(house: House) -> None:
+    queued = await put_unparted(house, make_request())
+    low = await put_unparted(house, make_request(priority=Priority.LOW))
+    ended = await put_unparted(house, make_request())
+    await house.queueing.cancel(ended.owner, ended.request_id)
+    for _ in range(2):
+        await house.janitor.clean()
+    assert await house.queue.jobs.exists(job_of(queued), Priority.NORMAL)
+    assert await house.queue.jobs.exists(job_of(low), Priority.LOW)
+    found = [job.request_id async for job in house.queue.jobs.jobs()]
+    assert sorted(found) == sorted([queued.request_id, low.request_id])
+
+
+async def test_a_job_that_a_worker_of_such_a_release_holds_is_left_to_it_while_it_lives(house: House) -> None:
+    request = await put_unparted(house, make_request())
+    await house.queue.records.change(
+        request.owner, request.request_id, lambda r: requests.start(r, worker_id="old", now=time.time())
+    )
+    herald = Herald(house.queue.nc, house.queue.js)
+    await herald.announce(Announcement("old", "a", (), 1, 0, 0.0, False, 1.0))
+    await eventually(lambda: bool(house.fleet.workers()))
+    await house.janitor.clean()
+    assert not await house.queue.jobs.exists(job_of(request), Priority.NORMAL)
+    await herald.announce(Announcement("old", "a", (), 1, 0, 0.0, True, 1.0))
+    await eventually(lambda: not house.fleet.workers())
+    await house.janitor.clean()
+    assert await house.queue.jobs.exists(job_of(request), Priority.NORMAL)

@@ -22,6 +22,7 @@ from flashbulb_server.core.requests import Failure, LogLine, Priority, Request, 
 from flashbulb_server.errors import RequestCancelled, RequestNotFound
 from flashbulb_server.messaging.fleet import Stopped
 from flashbulb_server.messaging.jobs import JobConsumer
+from flashbulb_server.messaging.topology import Pool, ensure_consumers
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.wire.records import Event, Job
 from flashbulb_server.worker.delivery import Delivery
@@ -37,6 +38,9 @@ from tests.specs import make_image_spec, make_spec
 
 pytestmark = pytest.mark.integration
 QUICK = QueueSettings(lease_seconds=1, max_attempts=3)
+
+
+POOL = Pool(CLASS, "sleeping")
 
 
 class FailingPipeline(SleepingPipeline):
@@ -73,11 +77,14 @@ async def open_worker(
 ) -> AsyncIterator[Worker]:
     """A worker as its role wires it, with a pipeline that sleeps. Drains at the end."""
     drawing = pipeline or SleepingPipeline(seconds=0.005)
+    name = drawing.info.name
+    pool = Pool(CLASS, name)
+    await ensure_consumers(queue.js, queue.settings, pool)
     async with (
-        StepEngine({"sleeping": drawing}, capacity=capacity) as engine,
-        Inputs(files, {"sleeping": drawing.info}, allow_private_urls=True) as inputs,
-        Delivery(files, {"sleeping": drawing.info}, keep_seconds=3600, url_seconds=60) as delivery,
-        JobConsumer.open(queue.nc, CLASS) as consumer,
+        StepEngine({name: drawing}, capacity=capacity) as engine,
+        Inputs(files, {name: drawing.info}, allow_private_urls=True) as inputs,
+        Delivery(files, {name: drawing.info}, keep_seconds=3600, url_seconds=60) as delivery,
+        JobConsumer.open(queue.nc, [pool]) as consumer,
     ):
         desk = Desk(consumer, queue.records, queue.events, engine, inputs, delivery, queue.webhooks)
         loop = JobLoop(desk, queue.settings, worker_id=worker_id, clock=time.time)
@@ -99,6 +106,7 @@ async def files(settings: Settings) -> AsyncIterator[FileStore]:
 @pytest.fixture
 async def queue(nats_server: RunningNats, settings: Settings) -> AsyncIterator[Queue]:
     async with open_queue(nats_server, QUICK) as opened:
+        await ensure_consumers(opened.js, QUICK, POOL)
         yield opened
 
 
@@ -129,7 +137,7 @@ async def settled(queue: Queue, request: Request, seconds: float = 15) -> Reques
     """The request in its terminal state, with its job gone."""
 
     async def over() -> bool:
-        exists = await queue.jobs.exists(request.request_id, request.priority)
+        exists = await queue.jobs.exists(job_of(request), request.priority)
         return not exists and (await now(queue, request)).state.terminal
 
     await eventually(over, seconds)
@@ -192,12 +200,34 @@ async def test_a_fault_of_the_engine_fails_that_request_alone(queue: Queue, file
     assert await stored(files, doomed) == [False]
 
 
-async def test_a_request_of_an_unknown_model_fails_and_says_why(queue: Queue, files: FileStore) -> None:
+async def test_a_job_that_is_not_loaded_here_is_given_back_and_uses_up_no_attempt(
+    queue: Queue, files: FileStore
+) -> None:
+    request = make_request(spec=make_spec(model_name="another", width=64, height=64))
+    await queue.records.create(request)
+    await queue.jobs.publish(
+        replace(job_of(request), model_name="sleeping"), Priority.NORMAL
+    )  # to who had it a moment ago
     async with open_worker(queue, files):
-        ended = await settled(queue, await submit(queue, model_name="nobody/has-it"))
-    assert ended.state is State.FAILED
-    assert ended.failure is not None and "nobody/has-it" in ended.failure.message
-    assert "sleeping" in ended.failure.message
+
+        async def given_back() -> bool:
+            info = await queue.js.consumer_info("JOBS", POOL.consumer(Priority.NORMAL))
+            return (info.num_redelivered or 0) > 0
+
+        await eventually(given_back)
+    left = await now(queue, request)
+    assert (left.state, left.attempt) == (State.QUEUED, 0)
+    assert await queue.jobs.exists(replace(job_of(request), model_name="sleeping"), Priority.NORMAL)
+
+
+async def test_two_workers_of_unlike_models_draw_forty_requests_each_its_own(queue: Queue, files: FileStore) -> None:
+    other = SleepingPipeline("other", seconds=0.005)
+    async with open_worker(queue, files), open_worker(queue, files, pipeline=other, worker_id="two"):
+        made = [await submit(queue, model_name=("sleeping", "other")[i % 2]) for i in range(40)]
+        ended = [await settled(queue, request) for request in made]
+    assert [r.state for r in ended] == [State.SUCCEEDED] * 40
+    assert [r.worker_id for r in ended] == ["one", "two"] * 20
+    assert {r.attempt for r in ended} == {1}
 
 
 async def test_a_request_that_waits_in_the_engine_is_cancelled_at_step_0(queue: Queue, files: FileStore) -> None:
@@ -362,7 +392,7 @@ async def test_a_worker_that_was_fenced_out_drops_its_result_and_leaves_the_job(
         await worker.running
         found = await now(queue, request)
         assert (found.state, found.attempt, found.worker_id) == (State.RUNNING, 2, "other")
-        assert await queue.jobs.exists(request.request_id, Priority.NORMAL)
+        assert await queue.jobs.exists(job_of(request), Priority.NORMAL)
     async with open_worker(queue, files, worker_id="third"):  # the other one is lost, too
         ended = await settled(queue, request)
     assert (ended.state, ended.attempt, ended.worker_id) == (State.SUCCEEDED, 3, "third")
@@ -402,7 +432,9 @@ async def test_no_more_is_leased_than_there_is_room_for(queue: Queue, files: Fil
         jobs = [await submit(queue, num_images=2) for _ in range(8)]
         most = 0
         while not (await now(queue, jobs[-1])).state.terminal:
-            most = max(most, (await queue.js.consumer_info("JOBS", f"{CLASS}-normal")).num_ack_pending or 0)
+            most = max(
+                most, (await queue.js.consumer_info("JOBS", POOL.consumer(Priority.NORMAL))).num_ack_pending or 0
+            )
         ended = [await settled(queue, request) for request in jobs]
         assert worker.engine.in_flight == 0
     assert {r.state for r in ended} == {State.SUCCEEDED}
@@ -457,7 +489,7 @@ async def test_a_job_of_an_ended_request_is_settled_without_drawing(queue: Queue
 
 
 async def _gone(queue: Queue, request: Request) -> bool:
-    return not await queue.jobs.exists(request.request_id, request.priority)
+    return not await queue.jobs.exists(job_of(request), request.priority)
 
 
 async def test_an_overdue_request_is_expired_instead_of_drawn(queue: Queue, files: FileStore) -> None:

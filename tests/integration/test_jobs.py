@@ -17,11 +17,12 @@ from flashbulb_server.errors import QueueFull, StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet, Herald
 from flashbulb_server.messaging.jobs import JobConsumer, JobLease
 from flashbulb_server.messaging.lost import LostJobs
+from flashbulb_server.messaging.records import Binding, Stored
 from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology
 from flashbulb_server.wire.records import Announcement, Job
 from tests.conftest import forget_streams
 from tests.embedded import RunningNats
-from tests.integration.stage import CLASS, OWNER, Queue, eventually, make_job, make_request, open_queue
+from tests.integration.stage import OWNER, POOL, Queue, eventually, make_job, make_request, open_queue
 from tests.sleeping_pipeline import SleepingPipeline
 
 pytestmark = pytest.mark.integration
@@ -37,7 +38,7 @@ async def queue(nats_server: RunningNats) -> AsyncIterator[Queue]:
 
 @pytest.fixture
 async def consumer(queue: Queue) -> AsyncIterator[JobConsumer]:
-    async with JobConsumer.open(queue.nc, CLASS) as opened:
+    async with JobConsumer.open(queue.nc, [POOL]) as opened:
         yield opened
 
 
@@ -87,7 +88,7 @@ async def test_a_full_queue_refuses_and_has_room_again(nats_server: RunningNats)
         with pytest.raises(QueueFull) as caught:
             await queue.jobs.publish(refused, LOW)
         assert caught.value.metadata == {"limit": "3"}
-        await queue.jobs.remove(jobs[0].request_id)
+        await queue.jobs.remove(jobs[0])
         await queue.jobs.publish(refused, LOW)
         assert set(await waiting(queue)) == {jobs[1].request_id, jobs[2].request_id, refused.request_id}
 
@@ -132,9 +133,9 @@ async def test_a_job_that_was_given_back_comes_after_the_delay(queue: Queue, con
 async def test_a_job_that_is_removed_while_leased_does_not_come_back(queue: Queue, consumer: JobConsumer) -> None:
     removed, other = await publish(queue, 2)
     lease = await next_lease(consumer)
-    await queue.jobs.remove(removed.request_id)
-    await queue.jobs.remove(removed.request_id)
-    assert not await queue.jobs.exists(removed.request_id, NORMAL)
+    await queue.jobs.remove(removed)
+    await queue.jobs.remove(removed)
+    assert not await queue.jobs.exists(removed, NORMAL)
     await lease.renew()
     following = await next_lease(consumer)
     assert following.job.request_id == other.request_id
@@ -218,7 +219,7 @@ async def test_no_delivery_is_left_lying_when_the_event_loop_is_slow(queue: Queu
             await publish(queue, 1)
             await publish(queue, 1, LOW)
             first = await next_lease(consumer)
-            held = [await queue.js.consumer_info("JOBS", f"{CLASS}-{priority}") for priority in Priority]
+            held = [await queue.js.consumer_info("JOBS", POOL.consumer(priority)) for priority in Priority]
             assert sum(info.num_ack_pending or 0 for info in held) == 1
             await first.done()
             await (await next_lease(consumer)).done()
@@ -240,7 +241,7 @@ async def test_several_consumers_share_the_jobs(queue: Queue) -> None:
         return count
 
     async with AsyncExitStack() as stack:
-        consumers = [await stack.enter_async_context(JobConsumer.open(queue.nc, CLASS)) for _ in range(4)]
+        consumers = [await stack.enter_async_context(JobConsumer.open(queue.nc, [POOL])) for _ in range(4)]
         counts = await asyncio.wait_for(asyncio.gather(*(work(consumer) for consumer in consumers)), 20)
     assert sorted(done) == sorted(jobs)
     assert all(counts)
@@ -268,16 +269,17 @@ async def test_positions_are_exact(nats_server: RunningNats) -> None:
     dice = random.Random(20)
     model = Model()
     settings = QueueSettings(lease_seconds=60, max_attempts=100)
-    async with open_queue(nats_server, settings) as queue, JobConsumer.open(queue.nc, CLASS) as consumer:
+    async with open_queue(nats_server, settings) as queue, JobConsumer.open(queue.nc, [POOL]) as consumer:
         known: list[tuple[str, Priority]] = []
         for _ in range(60):
             for _ in range(dice.randint(1, 3)):
                 await _happen(queue, consumer, model, known, dice)
             request_id, priority = dice.choice(known)
-            assert await queue.jobs.position(request_id, priority) == model.position(request_id, priority)
+            job = make_job(request_id)
+            assert await queue.jobs.position(job, priority) == model.position(request_id, priority)
             other = LOW if priority is NORMAL else NORMAL
-            assert await queue.jobs.position(request_id, other) is None
-            assert await queue.jobs.exists(request_id, priority) == (model.position(request_id, priority) is not None)
+            assert await queue.jobs.position(job, other) is None
+            assert await queue.jobs.exists(job, priority) == (model.position(request_id, priority) is not None)
         held = {i for ids in model.queued.values() for i in ids} | set(model.leased)
         assert set(await waiting(queue)) == held
 
@@ -313,7 +315,7 @@ async def _happen(
         await model.leased.pop(request_id)[1].done()
     elif kind == "remove":
         request_id, priority = dice.choice(known)
-        await queue.jobs.remove(request_id)
+        await queue.jobs.remove(make_job(request_id))
         model.leased.pop(request_id, None)
         if request_id in model.queued[priority]:
             model.queued[priority].remove(request_id)
@@ -353,7 +355,7 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(own_nats_server:
 
 
 async def test_a_consumer_goes_on_after_nats_was_killed(own_nats_server: RunningNats) -> None:
-    async with open_queue(own_nats_server) as queue, JobConsumer.open(queue.nc, CLASS) as consumer:
+    async with open_queue(own_nats_server) as queue, JobConsumer.open(queue.nc, [POOL]) as consumer:
         before, after = await publish(queue, 2)
         held = await next_lease(consumer)
         assert held.job.request_id == before.request_id
@@ -379,19 +381,19 @@ async def test_an_outage_leaves_no_pulls_that_take_jobs_unseen(own_nats_server: 
     """Polls made while NATS was away must not all be served when it is back: nobody would renew those leases."""
     async with open_queue(own_nats_server, QueueSettings(lease_seconds=30)) as queue:
         await publish(queue, 30)
-        async with JobConsumer.open(queue.nc, CLASS) as consumer:
+        async with JobConsumer.open(queue.nc, [POOL]) as consumer:
             own_nats_server.kill()
             for _ in range(2):
                 await consumer.next()
             await own_nats_server.restart()
             lease = await next_lease(consumer)
-            info = await queue.js.consumer_info("JOBS", f"{CLASS}-normal")
+            info = await queue.js.consumer_info("JOBS", POOL.consumer(NORMAL))
             assert info.num_ack_pending == 1, "leased without being held"
             await lease.done()
 
 
 async def test_every_call_says_so_while_nats_is_away(own_nats_server: RunningNats) -> None:
-    async with open_queue(own_nats_server) as queue, JobConsumer.open(queue.nc, CLASS) as consumer:
+    async with open_queue(own_nats_server) as queue, JobConsumer.open(queue.nc, [POOL]) as consumer:
         job = (await publish(queue, 1))[0]
         lease = await next_lease(consumer)
         own_nats_server.kill()
@@ -399,22 +401,22 @@ async def test_every_call_says_so_while_nats_is_away(own_nats_server: RunningNat
         started = time.monotonic()
         outcomes = await asyncio.gather(
             jobs.publish(make_job(), NORMAL),
-            jobs.position(job.request_id, NORMAL),
-            jobs.exists(job.request_id, NORMAL),
-            jobs.remove(job.request_id),
+            jobs.position(job, NORMAL),
+            jobs.exists(job, NORMAL),
+            jobs.remove(job),
             jobs.at(1),
             waiting(queue),
             lease.done(),
             queue.records.get("owner", job.request_id),
-            queue.records.forget("owner", job.request_id),
+            queue.records.forget(Stored(make_request(), 1)),
             queue.records.ids("owner"),
             written(queue),
             queue.keys.claim("owner", "token", "id", b""),
-            queue.keys.release("owner", "token"),
+            queue.keys.release(Binding("owner", "token", "id", b"", 1, claimed=True)),
             queue.events.backlog(job.request_id),
             queue.events.last_progress(job.request_id),
             ensure_topology(queue.js, queue.settings, replicas=1),
-            ensure_consumers(queue.js, queue.settings, CLASS),
+            ensure_consumers(queue.js, queue.settings, POOL),
             open_fleet(queue),
             LostJobs.open(queue.js),
             herald.announce(Announcement("w", "a", (), 1, 0, 0.0, False, 1.0)),

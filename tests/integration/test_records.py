@@ -135,9 +135,9 @@ async def test_written_after_gives_more_than_fit_in_a_batch(queue: Queue) -> Non
 
 async def test_a_forgotten_record_is_gone_and_can_be_created_again(queue: Queue) -> None:
     request = make_request()
-    await queue.records.create(request)
-    await queue.records.forget(OWNER, request.request_id)
-    await queue.records.forget(OWNER, request.request_id)
+    stored = await queue.records.create(request)
+    assert await queue.records.forget(stored)
+    assert not await queue.records.forget(stored)
     assert await is_gone(queue, request)
     await queue.records.create(request)
     assert not await is_gone(queue, request)
@@ -145,23 +145,54 @@ async def test_a_forgotten_record_is_gone_and_can_be_created_again(queue: Queue)
 
 async def test_of_twenty_concurrent_claims_one_wins(queue: Queue) -> None:
     claims = await asyncio.gather(*(queue.keys.claim(OWNER, "token", f"id-{i}", b"digest") for i in range(20)))
-    assert len(set(claims)) == 1
-    assert await queue.keys.claim(OWNER, "token", "late", b"other") == claims[0]
-    assert await queue.keys.claim("other", "token", "id", b"d") == ("id", b"d")
+    assert len({claim.request_id for claim in claims}) == 1
+    assert sum(claim.claimed for claim in claims) == 1
+    late = await queue.keys.claim(OWNER, "token", "late", b"other")
+    assert late == replace(claims[0], claimed=False)
+    other = await queue.keys.claim("other", "token", "id", b"d")
+    assert (other.request_id, other.digest, other.claimed) == ("id", b"d", True)
 
 
 async def test_a_released_key_is_free(queue: Queue) -> None:
-    await queue.keys.claim(OWNER, "token", "first", b"1")
-    await queue.keys.release(OWNER, "token")
-    await queue.keys.release(OWNER, "token")
-    assert await queue.keys.claim(OWNER, "token", "second", b"2") == ("second", b"2")
+    first = await queue.keys.claim(OWNER, "token", "first", b"1")
+    assert await queue.keys.release(first)
+    assert not await queue.keys.release(first)
+    second = await queue.keys.claim(OWNER, "token", "second", b"2")
+    assert (second.request_id, second.digest, second.claimed) == ("second", b"2", True)
+    assert not await queue.keys.release(first)
+    assert not (await queue.keys.claim(OWNER, "token", "third", b"3")).claimed
+
+
+async def test_a_key_that_another_call_has_kept_is_not_released(queue: Queue) -> None:
+    claimed = await queue.keys.claim(OWNER, "token", "first", b"1")
+    seen = await queue.keys.claim(OWNER, "token", "second", b"1")
+    assert await queue.keys.keep(seen)
+    assert not await queue.keys.release(claimed)
+    assert (await queue.keys.claim(OWNER, "token", "third", b"1")).request_id == "first"
+
+
+async def test_a_key_that_was_released_cannot_be_kept(queue: Queue) -> None:
+    claimed = await queue.keys.claim(OWNER, "token", "first", b"1")
+    seen = await queue.keys.claim(OWNER, "token", "second", b"1")
+    assert await queue.keys.release(claimed)
+    assert not await queue.keys.keep(seen)
+
+
+async def test_a_confirmed_record_is_not_forgotten(queue: Queue) -> None:
+    request = make_request()
+    made = await queue.records.create(request)
+    await queue.records.confirm(await queue.records.get(OWNER, request.request_id))
+    assert not await queue.records.forget(made)
+    assert not await is_gone(queue, request)
+    with pytest.raises(RevisionConflict):
+        await queue.records.confirm(made)
 
 
 async def test_claims_and_releases_at_once_never_fail(queue: Queue) -> None:
     async def churn(name: str) -> None:
         for count in range(15):
-            bound, _ = await queue.keys.claim(OWNER, "token", f"{name}-{count}", b"")
-            assert bound
-            await queue.keys.release(OWNER, "token")
+            bound = await queue.keys.claim(OWNER, "token", f"{name}-{count}", b"")
+            assert bound.request_id
+            await queue.keys.release(bound)
 
     await asyncio.gather(*(churn(f"caller-{i}") for i in range(8)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,7 +17,7 @@ from flashbulb_server.supervisor.ports import free_ports
 from flashbulb_server.wire.records import Event
 from tests.conftest import forget_streams
 from tests.embedded import RunningNats
-from tests.integration.stage import CLASS, Queue, eventually, make_job, make_request, open_queue
+from tests.integration.stage import POOL, Queue, eventually, make_job, make_request, open_queue
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +34,7 @@ async def test_roles_that_start_at_once_make_it_together(nats_server: RunningNat
         request = make_request()
         await queue.records.create(request)
         await queue.jobs.publish(make_job(request.request_id), Priority.NORMAL)
-        assert await queue.jobs.position(request.request_id, Priority.NORMAL) == 0
+        assert await queue.jobs.position(make_job(request.request_id), Priority.NORMAL) == 0
 
 
 async def test_a_start_with_other_settings_changes_limits_and_keeps_what_is_stored(nats_server: RunningNats) -> None:
@@ -50,20 +51,21 @@ async def test_a_start_with_other_settings_changes_limits_and_keeps_what_is_stor
         await queue.jobs.publish(make_job(), Priority.NORMAL)
         with pytest.raises(QueueFull):
             await queue.jobs.publish(make_job(), Priority.NORMAL)
-        assert await queue.jobs.exists(job.request_id, Priority.NORMAL)
+        assert await queue.jobs.exists(job, Priority.NORMAL)
         await queue.records.get(request.owner, request.request_id)
-        assert (await queue.keys.claim("owner", "token", "other", b""))[0] == "id"
-        config = (await queue.js.consumer_info("JOBS", f"{CLASS}-normal")).config
+        assert (await queue.keys.claim("owner", "token", "other", b"")).request_id == "id"
+        config = (await queue.js.consumer_info("JOBS", POOL.consumer(Priority.NORMAL))).config
         assert config.ack_wait == 2
 
 
 async def test_a_second_worker_class_has_a_queue_of_its_own(nats_server: RunningNats) -> None:
     await forget_streams(nats_server)
     async with open_queue(nats_server) as queue:
-        await ensure_consumers(queue.js, queue.settings, "large")
+        large = replace(POOL, worker_class="large")
+        await ensure_consumers(queue.js, queue.settings, large)
         await queue.jobs.publish(make_job(), Priority.NORMAL)
-        assert (await queue.js.consumer_info("JOBS", "large-normal")).num_pending == 0
-        assert (await queue.js.consumer_info("JOBS", f"{CLASS}-normal")).num_pending == 1
+        assert (await queue.js.consumer_info("JOBS", large.consumer(Priority.NORMAL))).num_pending == 0
+        assert (await queue.js.consumer_info("JOBS", POOL.consumer(Priority.NORMAL))).num_pending == 1
 
 
 async def test_what_a_restarted_server_forgot_is_made_again(own_nats_server: RunningNats) -> None:

@@ -8,7 +8,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from flashbulb_server.api.queueing import Queueing, Stores, job_of
+from flashbulb_server.api.queueing import Queueing
+from flashbulb_server.api.stores import Stores, job_of
 from flashbulb_server.config import QueueSettings
 from flashbulb_server.core import requests
 from flashbulb_server.core.requests import Failure, IllegalChange, Request, State
@@ -53,6 +54,7 @@ class Janitor:
         """One round. Raises StoreUnavailable."""
         await self._end_lost()
         await self._expire_overdue()
+        await self._adopt_unparted()
         await self._look_at_records()
         await self._repair_orphans()
         await self._repair_webhooks()
@@ -71,7 +73,7 @@ class Janitor:
                     await self._queueing.settle(failed)
                     _log.error("request failed: workers lost", extra={"request_id": job.request_id})
                 except (IllegalChange, RequestNotFound):
-                    await self._stores.jobs.remove(job.request_id)
+                    await self._stores.jobs.remove(job)
 
     async def _expire_overdue(self) -> None:
         now = self._clock()
@@ -80,7 +82,22 @@ class Janitor:
                 try:
                     await self._queueing.current(job.owner, job.request_id)
                 except RequestNotFound:
-                    await self._stores.jobs.remove(job.request_id)
+                    await self._stores.jobs.remove(job)
+
+    async def _adopt_unparted(self) -> None:
+        """Jobs that a release which did not part them by model has queued go to the queues of their models, unless its workers hold them."""
+        live = {worker.worker_id for worker in self._stores.fleet.workers()}
+        async for sequence, priority, job in self._stores.jobs.unparted():
+            try:
+                request = await self._queueing.current(job.owner, job.request_id)
+            except RequestNotFound:
+                await self._stores.jobs.delete(sequence)
+                continue
+            if request.state is State.RUNNING and request.worker_id in live:
+                continue
+            if not request.state.terminal:
+                await self._stores.jobs.publish(job_of(request), priority)
+            await self._stores.jobs.delete(sequence)
 
     async def _look_at_records(self) -> None:
         """Every record is looked at once after it was last written, which is when it can have been left without a job or a webhook's message."""
@@ -109,7 +126,7 @@ class Janitor:
             del self._young[request.request_id]
 
     async def _repair(self, request: Request) -> None:
-        if await self._stores.jobs.exists(request.request_id, request.priority):
+        if await self._stores.jobs.exists(job_of(request), request.priority):
             return
         try:
             fresh = await self._queueing.current(request.owner, request.request_id)

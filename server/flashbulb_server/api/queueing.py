@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flashbulb_server.api.results import Results
-from flashbulb_server.api.sources import InlineSources, inline_files
+from flashbulb_server.api.sources import InlineSources
+from flashbulb_server.api.stores import Stores, job_of
+from flashbulb_server.api.submitting import Submitting
 from flashbulb_server.config import QueueSettings
 from flashbulb_server.core import requests
-from flashbulb_server.core.eta import WorkerPace, queued_eta, running_eta
+from flashbulb_server.core.eta import WorkerPace, in_turns, queued_eta, running_eta
 from flashbulb_server.core.generation import GenerationResult, GenerationSpec, Progress
-from flashbulb_server.core.ids import created_at, is_request_id, new_request_id
+from flashbulb_server.core.ids import is_request_id
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLine, Request, State
 from flashbulb_server.core.submission import Page, Submission
-from flashbulb_server.core.webhooks import Webhook
 from flashbulb_server.errors import (
-    IdempotencyKeyReused,
-    QueueFull,
     RequestCancelled,
     RequestNotFinished,
     RequestNotFound,
     StartTimeout,
     StoreUnavailable,
 )
-from flashbulb_server.messaging.events import EventBus
-from flashbulb_server.messaging.fleet import Fleet
-from flashbulb_server.messaging.jobs import JobQueue
-from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords, RevisionConflict, Stored
-from flashbulb_server.messaging.webhooks import WebhookQueue
-from flashbulb_server.wire.records import Event, Job
+from flashbulb_server.messaging.records import RevisionConflict, Stored
+from flashbulb_server.wire.records import Event
 
 CANCEL_SECONDS = 10.0  # a worker answers after the step it is in; the longest step known is a few seconds on a CPU
 _LIST_BATCH = 64
@@ -60,18 +54,6 @@ class CancelReceipt:
     saved_steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """Where the queue lives."""
-
-    records: RequestRecords
-    keys: IdempotencyKeys
-    jobs: JobQueue
-    events: EventBus
-    fleet: Fleet
-    webhooks: WebhookQueue
-
-
 class Queueing:
     """The use-cases. `clock` gives unix seconds. Every method may raise StoreUnavailable."""
 
@@ -85,7 +67,7 @@ class Queueing:
         clock: Callable[[], float],
     ) -> None:
         self._stores = stores
-        self._sources = sources
+        self._submitting = Submitting(stores, sources, settings, clock=clock)
         self._results = results
         self._settings = settings
         self._clock = clock
@@ -93,80 +75,8 @@ class Queueing:
     async def submit(
         self, owner: str, spec: GenerationSpec, submission: Submission, *, digest: bytes
     ) -> tuple[Request, bool]:
-        """Queues a valid spec. Gives the request, and whether the idempotency key had made it before.
-
-        `digest` is that of the input as it was given. Raises QueueFull (nothing is kept), IdempotencyKeyReused, InvalidRequest
-        (an inline picture cannot be read).
-        """
-        inline = await self._sources.read(spec)
-        now = self._clock()
-        request_id = new_request_id(now)
-        token = hashlib.sha256(submission.idempotency_key.encode()).hexdigest() if submission.idempotency_key else ""
-        if token:
-            bound_id, bound_digest = await self._stores.keys.claim(owner, token, request_id, digest)
-            if bound_digest != digest:
-                raise IdempotencyKeyReused(bound_id)
-            if bound_id != request_id:
-                try:
-                    return await self._resume(owner, bound_id), True
-                except RequestNotFound:
-                    request_id = bound_id  # claimed by a submission that died before its record
-        if submission.max_waiting is not None:
-            await self._check_room(submission.max_waiting, owner, token)
-        request = self._new_request(owner, request_id, spec, submission, now)
-        # The time in the id, not now: a submission that is repeated under its idempotency key names the same files.
-        expire_time = created_at(request_id) + request.start_deadline - now + self._settings.keep_seconds
-        files = inline_files(spec, owner, request_id, inline, expire_time=expire_time)
-        await self._sources.store(files)
-        request = replace(request, spec=files.spec)
-        try:
-            await self._stores.records.create(request)
-        except RevisionConflict:
-            try:
-                return await self._resume(owner, request_id), True
-            except RequestNotFound:  # the submission that was faster has been refused meanwhile
-                raise QueueFull(self._settings.max_requests) from None
-        try:
-            await self._stores.jobs.publish(job_of(request), request.priority)
-        except QueueFull:
-            await self._stores.records.forget(owner, request_id)
-            await self._sources.discard(files)
-            if token:
-                await self._stores.keys.release(owner, token)
-            raise
-        return request, False
-
-    async def _check_room(self, limit: int, owner: str, token: str) -> None:
-        if await self._stores.jobs.waiting() >= limit:
-            if token:
-                await self._stores.keys.release(owner, token)
-            raise QueueFull(limit)
-
-    def _new_request(
-        self, owner: str, request_id: str, spec: GenerationSpec, submission: Submission, now: float
-    ) -> Request:
-        wait = self._settings.start_timeout_seconds if submission.start_timeout is None else submission.start_timeout
-        return Request(
-            request_id=request_id,
-            owner=owner,
-            spec=spec,
-            state=State.QUEUED,
-            priority=submission.priority,
-            create_time=now,
-            start_deadline=now + wait,
-            runner_hint=submission.runner_hint,
-            total_steps=spec.steps,
-            no_retry=submission.no_retry,
-            keep=0.0 if submission.keep is None else min(submission.keep, self._settings.keep_seconds),
-            webhook=Webhook(submission.webhook_url) if submission.webhook_url else None,
-        )
-
-    async def _resume(self, owner: str, request_id: str) -> Request:
-        """The request that an earlier submission made, which may have died before it published the job."""
-        request = (await self._stores.records.get(owner, request_id)).request
-        if request.state is State.QUEUED and not await self._stores.jobs.exists(request_id, request.priority):
-            await self._stores.jobs.publish(job_of(request), request.priority)
-        return request
+        """As `Submitting.submit`."""
+        return await self._submitting.submit(owner, spec, submission, digest=digest)
 
     async def status(self, owner: str, request_id: str, *, logs: bool = False) -> RequestView:
         """The request now. Raises RequestNotFound."""
@@ -202,7 +112,7 @@ class Queueing:
 
     async def settle(self, ended: Request) -> None:
         """After a request was ended without a worker: takes its job out, tells who watches, and makes its webhook due."""
-        await self._stores.jobs.remove(ended.request_id)
+        await self._stores.jobs.remove(job_of(ended))
         await self._stores.events.publish(ended.request_id, Event(ended.sequence, ended.end_time, ended.state))
         try:
             await self._stores.webhooks.publish(ended)
@@ -213,9 +123,8 @@ class Queueing:
         """Adds position, expected time and progress."""
         pictures = request.spec.num_images
         if request.state is State.QUEUED:
-            position = await self._stores.jobs.position(request.request_id, request.priority)
-            paces = [WorkerPace(w.seconds_per_image, w.in_flight) for w in self._stores.fleet.workers()]
-            eta = None if position is None else queued_eta(position, pictures, paces)
+            position = await self._stores.jobs.position(job_of(request), request.priority)
+            eta = None if position is None else await self._eta(request, position)
             return RequestView(request, position, eta)
         if request.state is State.RUNNING:
             found = await self._stores.events.last_progress(request.request_id)
@@ -232,6 +141,15 @@ class Queueing:
             eta = running_eta(elapsed, progress.step, progress.total_steps, pictures, pace)
             return RequestView(request, None, eta, progress)
         return RequestView(request, progress=Progress(request.steps_done, request.total_steps))
+
+    async def _eta(self, request: Request, position: int) -> float | None:
+        """Of a queued request: the workers that have its model draw what is ahead of it, and take turns with their other models' jobs."""
+        model = request.spec.model_name
+        able = [w for w in self._stores.fleet.workers() if model in w.models]
+        others = {other for worker in able for other in worker.models} - {model}
+        waiting = await asyncio.gather(*(self._stores.jobs.waiting(other) for other in others))
+        paces = [WorkerPace(w.seconds_per_image, w.in_flight) for w in able]
+        return queued_eta(in_turns(position, waiting), request.spec.num_images, paces)
 
     async def result(self, owner: str, request_id: str) -> GenerationResult | Failure:
         """The outcome, with links made now. Raises RequestNotFound, RequestNotFinished."""
@@ -296,10 +214,3 @@ class Queueing:
             return await self.current(owner, request_id)
         except RequestNotFound:
             return None
-
-
-def job_of(request: Request) -> Job:
-    """The job that a request is queued as."""
-    return Job(
-        request.request_id, request.owner, request.start_deadline, request.spec.model_name, request.spec.num_images
-    )

@@ -25,10 +25,11 @@ from flashbulb_server.api.http.server import serve_http
 from flashbulb_server.api.janitor import Janitor
 from flashbulb_server.api.keys import Keys
 from flashbulb_server.api.polling import Polling
-from flashbulb_server.api.queueing import Queueing, Stores
+from flashbulb_server.api.queueing import Queueing
 from flashbulb_server.api.realtime import Realtime
 from flashbulb_server.api.results import Results
 from flashbulb_server.api.sources import InlineSources
+from flashbulb_server.api.stores import Stores
 from flashbulb_server.api.tokens import Tokens
 from flashbulb_server.api.uploads import Uploads
 from flashbulb_server.api.watching import Watching
@@ -49,7 +50,7 @@ from flashbulb_server.messaging.jobs import JobQueue
 from flashbulb_server.messaging.lost import LostJobs
 from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords
 from flashbulb_server.messaging.signing import SigningKeys
-from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology
+from flashbulb_server.messaging.topology import ensure_topology
 from flashbulb_server.messaging.webhooks import WebhookConsumer, WebhookQueue
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.storage.objects import Objects
@@ -84,17 +85,18 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
         nc = await stack.enter_async_context(connection(settings, "flashbulb-api"))
         js = nc.jetstream()
         await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
-        await ensure_consumers(js, settings.queue, settings.worker.worker_class)
         signer = await Signer.open(settings.webhooks, SigningKeys(js), clock=time.time)
         fleet = await stack.enter_async_context(Fleet.open(nc, js, declared=_declared(settings.models)))
         stores = Stores(
             records=RequestRecords(nc, js),
-            keys=IdempotencyKeys(js),
-            jobs=JobQueue(nc, js, limit=settings.queue.max_requests, worker_class=settings.worker.worker_class),
+            keys=IdempotencyKeys(nc, js),
+            jobs=JobQueue(nc, js, settings.queue, worker_class=settings.worker.worker_class),
             events=EventBus(nc, js),
             fleet=fleet,
             webhooks=WebhookQueue(js),
         )
+        for model in fleet.models():
+            await stores.jobs.open_pool(model.name)
         results = Results(files, url_seconds=settings.files.url_seconds, gateway_url=settings.http.public_url)
         queueing = Queueing(stores, InlineSources(files), results, settings.queue, clock=time.time)
         engines = await stack.enter_async_context(Engines())

@@ -19,7 +19,7 @@ from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Herald
 from flashbulb_server.messaging.jobs import JobConsumer
 from flashbulb_server.messaging.records import RequestRecords
-from flashbulb_server.messaging.topology import ensure_consumers, ensure_topology
+from flashbulb_server.messaging.topology import Pool, ensure_consumers, ensure_topology
 from flashbulb_server.messaging.webhooks import WebhookQueue
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.wire.records import Announcement
@@ -55,7 +55,6 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         nc = await stack.enter_async_context(connection(settings, f"flashbulb-worker-{worker_id}"))
         js = nc.jetstream()
         await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
-        await ensure_consumers(js, settings.queue, settings.worker.worker_class)
         engine = await stack.enter_async_context(
             StepEngine(
                 pipelines,
@@ -76,7 +75,10 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
                 url_seconds=settings.files.url_seconds,
             )
         )
-        consumer = await stack.enter_async_context(JobConsumer.open(nc, settings.worker.worker_class))
+        pools = [Pool(settings.worker.worker_class, name) for name in models]
+        for pool in pools:
+            await ensure_consumers(js, settings.queue, pool)
+        consumer = await stack.enter_async_context(JobConsumer.open(nc, pools))
         desk = Desk(consumer, RequestRecords(nc, js), EventBus(nc, js), engine, inputs, delivery, WebhookQueue(js))
         jobs = JobLoop(desk, settings.queue, worker_id=worker_id, clock=time.time)
         address = await stack.enter_async_context(

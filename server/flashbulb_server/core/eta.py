@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _DELIVERY_SECONDS = 0.03  # encode, store, record: little beside drawing, and much the same everywhere
@@ -14,6 +14,11 @@ class WorkerPace:
 
     seconds_per_image: float
     in_flight: int
+
+
+def in_turns(position: int, waiting: Iterable[int]) -> int:
+    """Requests that are started before one, where its model takes turns with others, of which so many requests wait."""
+    return position + sum(min(other, position + 1) for other in waiting)
 
 
 def queued_eta(position: int, pictures: int, workers: Sequence[WorkerPace]) -> float | None:

@@ -16,6 +16,7 @@ from flashbulb_server.config import NatsSettings
 from flashbulb_server.errors import StoreUnavailable
 
 REQUEST_SECONDS = 5.0  # longest wait for an answer; a healthy server needs a millisecond
+WRONG_LAST_SEQUENCE = (10071, 10164)  # JetStream's codes where a subject's last message is not the expected one
 _log = logging.getLogger(__name__)
 
 

@@ -4,106 +4,138 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import Header
+from nats.js.api import Header, RawStreamMsg
 from nats.js.errors import APIError, NotFoundError
 
+from flashbulb_server.config import QueueSettings
 from flashbulb_server.core.requests import Priority
 from flashbulb_server.errors import QueueFull
-from flashbulb_server.messaging.connection import REQUEST_SECONDS, unavailable
+from flashbulb_server.messaging.connection import REQUEST_SECONDS, WRONG_LAST_SEQUENCE, unavailable
 from flashbulb_server.messaging.lease import Lease
 from flashbulb_server.messaging.scan import scan
-from flashbulb_server.messaging.topology import JOBS, consumer_name, job_subject
+from flashbulb_server.messaging.topology import JOBS, JOBS_ROOT, Pool, ensure_consumers
 from flashbulb_server.wire.records import Job, decode_job, encode_job
 
 _MAX_MESSAGES_EXCEEDED = 10077
 _NO_SUCH_MESSAGE = (10043, 10057)  # gone before it was looked for, or while
 _LOW_SHARE = 8  # every eighth lease looks at the low priority first
 _IDLE_POLL_SECONDS = 1.0  # a redelivery rings no doorbell
+_STORED_SECONDS = 0.2  # longest wait for a job that was announced
 _ANSWER_SECONDS = 1.0  # longest wait for the answer to a pull; the server gives it at once, unless it dies meanwhile
 
 
 class JobQueue:
-    """The api's side of the queue. Every method raises StoreUnavailable when NATS does not answer."""
+    """The api's side of the queue. Every method raises StoreUnavailable when NATS does not answer.
 
-    def __init__(self, nc: Client, js: JetStreamContext, *, limit: int, worker_class: str = "default") -> None:
+    Each model has its queues: positions and counts are those of the job's own, and no other model's jobs are in them.
+    """
+
+    def __init__(self, nc: Client, js: JetStreamContext, settings: QueueSettings, *, worker_class: str) -> None:
         self._nc = nc
         self._js = js
-        self._limit = limit
+        self._settings = settings
         self._class = worker_class
+        self._opened: set[Pool] = set()
+
+    def _pool(self, model_name: str) -> Pool:
+        return Pool(self._class, model_name)
+
+    async def open_pool(self, model_name: str) -> None:
+        """Makes the queues of a model, so that an autoscaler sees them before the first job; once is enough."""
+        pool = self._pool(model_name)
+        if pool not in self._opened:
+            await ensure_consumers(self._js, self._settings, pool)
+            self._opened.add(pool)
 
     async def publish(self, job: Job, priority: Priority) -> None:
-        """Adds a job; again with the same id adds nothing (within JetStream's window of two minutes). Raises QueueFull."""
-        with unavailable():
-            try:
-                await self._js.publish(
-                    job_subject(self._class, priority, job.request_id),
-                    encode_job(job),
-                    stream=JOBS,
-                    headers={Header.MSG_ID: job.request_id},
-                )
-            except APIError as err:  # inside: JetStream's code for it is that of an unavailable server
-                if err.err_code == _MAX_MESSAGES_EXCEEDED:
-                    raise QueueFull(self._limit) from err
+        """Adds a job; adds nothing while it waits or is leased already. Raises QueueFull."""
+        await self.open_pool(job.model_name)
+        try:
+            with unavailable():
+                await self._publish(self._pool(job.model_name).subject(priority, job.request_id), job)
+        except APIError as err:
+            if err.err_code not in WRONG_LAST_SEQUENCE:
                 raise
 
-    async def position(self, request_id: str, priority: Priority) -> int | None:
-        """Jobs that will be leased before this one; None if no such job waits or runs.
+    async def _publish(self, subject: str, job: Job) -> None:
+        try:
+            await self._js.publish(
+                subject, encode_job(job), stream=JOBS, headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
+            )
+        except APIError as err:  # here: JetStream's code for it is that of an unavailable server
+            if err.err_code == _MAX_MESSAGES_EXCEEDED:
+                raise QueueFull(self._settings.max_requests) from err
+            raise
+
+    async def position(self, job: Job, priority: Priority) -> int | None:
+        """Jobs for the same model that will be leased before this one; None if no such job waits or runs.
 
         Exact: what the consumer has still to deliver, less what lies behind the job.
         """
-        subject = job_subject(self._class, priority, request_id)
-        try:
-            with unavailable():
-                message = await self._js.get_last_msg(JOBS, subject, direct=True)
-        except NotFoundError:
+        pool = self._pool(job.model_name)
+        message = await self._find(job, priority)
+        if message is None:
             return None
-        behind = await self._behind(message.seq or 0, job_subject(self._class, priority, "*"))
-        pending = await self._pending(priority)
+        behind = await self._behind(message.seq or 0, pool.subject(priority))
+        pending = await self._pending(pool, priority)
         ahead = max(0, pending - behind - 1)
-        return ahead if priority is Priority.NORMAL else ahead + await self._pending(Priority.NORMAL)
+        return ahead if priority is Priority.NORMAL else ahead + await self._pending(pool, Priority.NORMAL)
 
-    async def waiting(self) -> int:
-        """Jobs that no worker has leased yet."""
-        return sum([await self._pending(priority) for priority in Priority])
+    async def waiting(self, model_name: str) -> int:
+        """Jobs for a model that no worker has leased yet."""
+        return sum([await self._pending(self._pool(model_name), priority) for priority in Priority])
 
-    async def exists(self, request_id: str, priority: Priority) -> bool:
+    async def exists(self, job: Job, priority: Priority) -> bool:
         """Whether the job waits or is leased."""
-        try:
-            with unavailable():
-                await self._js.get_last_msg(JOBS, job_subject(self._class, priority, request_id), direct=True)
-        except NotFoundError:
-            return False
-        return True
+        return await self._find(job, priority) is not None
 
-    async def remove(self, request_id: str) -> None:
+    async def remove(self, job: Job) -> None:
         """Takes a job out, leased or not. Idempotent.
 
         By sequence: after a purge by subject, the consumers' counts of what is pending, and so positions, would be wrong.
         """
         for priority in Priority:
+            if (message := await self._find(job, priority)) is not None:
+                await self.delete(message.seq or 0)
+
+    async def _find(self, job: Job, priority: Priority) -> RawStreamMsg | None:
+        try:
             with unavailable():
-                try:
-                    message = await self._js.get_last_msg(
-                        JOBS, job_subject(self._class, priority, request_id), direct=True
-                    )
-                    await self._js.delete_msg(JOBS, message.seq or 0)
-                except NotFoundError:
-                    continue
-                except APIError as err:
-                    if err.err_code not in _NO_SUCH_MESSAGE:  # settled or removed meanwhile
-                        raise
+                return await self._js.get_last_msg(
+                    JOBS, self._pool(job.model_name).subject(priority, job.request_id), direct=True
+                )
+        except NotFoundError:
+            return None
 
     async def jobs(self) -> AsyncIterator[Job]:
         """Every job that waits or is leased, oldest first."""
-        async for _, data in scan(self._nc, JOBS, "jobs.>"):
+        async for _, data in scan(self._nc, JOBS, f"{JOBS_ROOT}.>"):
             yield decode_job(data)
+
+    async def unparted(self) -> AsyncIterator[tuple[int, Priority, Job]]:
+        """(sequence, priority, job) of those that a release which did not part jobs by model has queued; no worker of this one takes them."""
+        for priority in Priority:
+            async for sequence, data in scan(self._nc, JOBS, f"{JOBS_ROOT}.{self._class}.{priority}.*"):
+                yield sequence, priority, decode_job(data)
+
+    async def delete(self, sequence: int) -> None:
+        """Takes out what stands at a sequence of the stream. Idempotent."""
+        try:
+            with unavailable():
+                await self._js.delete_msg(JOBS, sequence)
+        except APIError as err:
+            if err.err_code not in _NO_SUCH_MESSAGE:  # settled or removed meanwhile
+                raise
 
     async def at(self, sequence: int) -> Job | None:
         """The job at a sequence of the stream, or None if it is gone."""
@@ -114,9 +146,10 @@ class JobQueue:
             return None
         return decode_job(message.data or b"")
 
-    async def _pending(self, priority: Priority) -> int:
+    async def _pending(self, pool: Pool, priority: Priority) -> int:
+        await self.open_pool(pool.model_name)
         with unavailable():
-            info = await self._js.consumer_info(JOBS, consumer_name(self._class, priority))
+            info = await self._js.consumer_info(JOBS, pool.consumer(priority))
         return info.num_pending or 0
 
     async def _behind(self, sequence: int, subject: str) -> int:
@@ -137,25 +170,33 @@ class JobLease(Lease):
 
 
 class JobConsumer:
-    """The worker's side of the queue."""
+    """The worker's side of the queue: takes the jobs for the worker's models.
 
-    def __init__(self, nc: Client, worker_class: str) -> None:
+    Normal jobs go before low ones, for whichever model; at equal priority the models take turns.
+    """
+
+    def __init__(self, nc: Client, pools: Sequence[Pool]) -> None:
         self._nc = nc
-        self._class = worker_class
         self._turn = 0
-        self._rung: asyncio.Queue[Priority] = asyncio.Queue(maxsize=1)
-        self._inbox = nc.new_inbox()
-        self._answers: dict[Priority, asyncio.Queue[Msg]] = {priority: asyncio.Queue() for priority in Priority}
+        inbox = nc.new_inbox()
+        self._lines = {
+            priority: deque(_Line(pool, priority, f"{inbox}.{priority}.{i}") for i, pool in enumerate(pools))
+            for priority in Priority
+        }
+        self._by_doorbell = {(line.pool.token, line.priority): line for lines in self._lines.values() for line in lines}
+        self._ring_heard = asyncio.Event()
+        self._looked = -math.inf
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, nc: Client, worker_class: str) -> AsyncIterator[JobConsumer]:
-        """Listens for new jobs, and for the answers to its pulls."""
-        consumer = cls(nc, worker_class)
+    async def open(cls, nc: Client, pools: Sequence[Pool]) -> AsyncIterator[JobConsumer]:
+        """Listens for new jobs, and for the answers to its pulls. The pools' consumers must exist."""
+        consumer = cls(nc, pools)
+        subscriptions = []
         with unavailable():
-            subscriptions = [await nc.subscribe(f"jobs.{worker_class}.*.*", cb=consumer._ring)]
-            for priority in Priority:
-                subscriptions.append(await nc.subscribe(f"{consumer._inbox}.{priority}", cb=consumer._take(priority)))
+            for line in consumer._by_doorbell.values():
+                subscriptions.append(await nc.subscribe(line.pool.subject(line.priority), cb=consumer._on_ring))
+                subscriptions.append(await nc.subscribe(line.inbox, cb=line.take))
         try:
             yield consumer
         finally:
@@ -164,54 +205,106 @@ class JobConsumer:
                     await subscription.unsubscribe()
 
     async def next(self) -> JobLease | None:
-        """The next job by priority, or None after about a second without one.
+        """The next job, or None after about a second without one.
 
         Do not cancel it: a job that is on its way would wait for the next call, and might lose its lease by then.
         """
         self._turn += 1
+        self._look_again()
         order = list(Priority) if self._turn % _LOW_SHARE else list(reversed(Priority))
         for priority in order:
-            if lease := await self._pull(priority):
+            if lease := await self._first(priority):
                 return lease
-        try:
-            async with asyncio.timeout(_IDLE_POLL_SECONDS):
-                priority = await self._rung.get()
-        except TimeoutError:
-            return None
-        if priority is Priority.LOW and (lease := await self._pull(Priority.NORMAL)):
-            return lease  # it has come as well by now, and goes first
-        # The doorbell is rung when a job is published, which may be a moment before it is stored.
-        return await self._pull(priority, seconds=0.2)
+        if not any(line.rung for line in self._by_doorbell.values()):
+            self._ring_heard.clear()
+            try:
+                async with asyncio.timeout(_IDLE_POLL_SECONDS):
+                    await self._ring_heard.wait()
+            except TimeoutError:
+                return None
+        return await self._awaited()
 
-    async def _pull(self, priority: Priority, seconds: float = 0.0) -> JobLease | None:
+    def _look_again(self) -> None:
+        """A redelivery rings no doorbell, and a ring may be missed: from time to time every line is taken to have a job."""
+        now = time.monotonic()
+        if now - self._looked >= _IDLE_POLL_SECONDS:
+            self._looked = now
+            for line in self._by_doorbell.values():
+                line.promising = True
+
+    async def _first(self, priority: Priority) -> JobLease | None:
+        """A job of that priority that is there. The model that gave it is asked last the next time."""
+        lines = self._lines[priority]
+        for line in list(lines):
+            if line.promising and (lease := await line.pull(self._nc)):
+                lines.remove(line)
+                lines.append(line)
+                return lease
+        return None
+
+    async def _awaited(self) -> JobLease | None:
+        """A job that was announced: the doorbell rings when it is published, which may be a moment before it is stored."""
+        for lines in self._lines.values():
+            for line in list(lines):
+                if line.rung and (lease := await line.pull(self._nc, seconds=_STORED_SECONDS)):
+                    return lease
+        return None
+
+    async def _on_ring(self, message: Msg) -> None:
+        _, _, token, priority, _ = message.subject.split(".")
+        self._by_doorbell[token, Priority(priority)].ring()
+        self._ring_heard.set()
+
+
+class _Line:
+    """The jobs of one pool and priority. `promising`: there may be one; `rung`: jobs that were announced and did not come here yet."""
+
+    def __init__(self, pool: Pool, priority: Priority, inbox: str) -> None:
+        self.pool = pool
+        self.priority = priority
+        self.inbox = inbox
+        self.promising = True
+        self.rung = 0
+        self._answers: asyncio.Queue[Msg] = asyncio.Queue()
+
+    def ring(self) -> None:
+        """A job was published."""
+        self.promising = True
+        self.rung += 1
+
+    async def take(self, message: Msg) -> None:
+        """An answer to a pull."""
+        self._answers.put_nowait(message)
+
+    async def pull(self, nc: Client, seconds: float = 0.0) -> JobLease | None:
         """A job, which may be up to `seconds` in coming.
 
         Not nats-py's fetch: it gives up by its own clock, and leaves a job that comes a moment later lying without anyone to renew it.
         """
-        answers = self._answers[priority]
-        while not answers.empty():  # late ones
-            if lease := _lease(answers.get_nowait()):
+        lease = await self._pulled(nc, seconds)
+        if lease is not None:
+            self.rung = max(0, self.rung - 1)
+        elif seconds:
+            self.rung = 0  # others have had them
+        return lease
+
+    async def _pulled(self, nc: Client, seconds: float) -> JobLease | None:
+        while not self._answers.empty():  # late ones
+            if lease := _lease(self._answers.get_nowait()):
                 return lease
-        if not self._nc.is_connected:  # or all pulls of an outage would be served when it ends
+        if not nc.is_connected:  # or all pulls of an outage would be served when it ends
             return None
         pull = {"batch": 1, "expires": int(seconds * 1e9)} if seconds else {"batch": 1, "no_wait": True}
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS}.{consumer_name(self._class, priority)}"
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{JOBS}.{self.pool.consumer(self.priority)}"
+        self.promising = False  # before the answer comes: a job that is published meanwhile rings
         try:
-            await self._nc.publish(subject, json.dumps(pull).encode(), reply=f"{self._inbox}.{priority}")
+            await nc.publish(subject, json.dumps(pull).encode(), reply=self.inbox)
             async with asyncio.timeout(seconds + _ANSWER_SECONDS):
-                return _lease(await answers.get())
+                lease = _lease(await self._answers.get())
         except (nats.errors.Error, TimeoutError):
             return None
-
-    def _take(self, priority: Priority) -> Callable[[Msg], Awaitable[None]]:
-        async def take(message: Msg) -> None:
-            self._answers[priority].put_nowait(message)
-
-        return take
-
-    async def _ring(self, message: Msg) -> None:
-        if not self._rung.full():
-            self._rung.put_nowait(Priority(message.subject.split(".")[2]))
+        self.promising = self.promising or lease is not None
+        return lease
 
 
 def _lease(message: Msg) -> JobLease | None:

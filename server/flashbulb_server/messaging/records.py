@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -14,12 +15,10 @@ from nats.js.errors import APIError, NotFoundError
 from flashbulb.internal.v1 import record_pb2
 from flashbulb_server.core.requests import Request
 from flashbulb_server.errors import RequestNotFound
-from flashbulb_server.messaging.connection import unavailable
+from flashbulb_server.messaging.connection import REQUEST_SECONDS, WRONG_LAST_SEQUENCE, unavailable
 from flashbulb_server.messaging.scan import scan
 from flashbulb_server.messaging.topology import IDEMPOTENCY, REQUESTS
 from flashbulb_server.wire.records import decode_request, encode_request
-
-_WRONG_LAST_SEQUENCE = (10071, 10164)
 
 
 class RevisionConflict(Exception):
@@ -59,6 +58,10 @@ class RequestRecords:
             raise RequestNotFound(request_id)
         return Stored(decode_request(message.data), message.seq or 0)
 
+    async def confirm(self, stored: Stored) -> Stored:
+        """Stores the same again, so that nobody who read it before can `forget` it. Raises RevisionConflict."""
+        return await self._put(stored.request, stored.revision)
+
     async def replace(self, stored: Stored, request: Request) -> Stored:
         """Stores the next state of a request. Raises RevisionConflict if it changed since it was read."""
         return await self._put(request, stored.revision)
@@ -77,10 +80,11 @@ class RequestRecords:
             except RevisionConflict:
                 continue
 
-    async def forget(self, owner: str, request_id: str) -> None:
-        """Removes a record. Idempotent."""
-        with unavailable():
-            await self._js.purge_stream(f"KV_{REQUESTS}", subject=f"$KV.{REQUESTS}.{owner}.{request_id}")
+    async def forget(self, stored: Stored) -> bool:
+        """Removes a record if it is still what was read. Gives whether it was."""
+        request = stored.request
+        subject = f"$KV.{REQUESTS}.{request.owner}.{request.request_id}"
+        return await _purge(self._nc, f"KV_{REQUESTS}", subject, stored.revision)
 
     async def ids(self, owner: str) -> list[str]:
         """Ids of the owner's requests, newest first. Some may have expired meanwhile."""
@@ -106,7 +110,7 @@ class RequestRecords:
                     msg_ttl=self._ttl(request),
                 )
         except APIError as err:
-            if err.err_code in _WRONG_LAST_SEQUENCE:
+            if err.err_code in WRONG_LAST_SEQUENCE:
                 raise RevisionConflict from err
             raise
         return Stored(request, ack.seq)
@@ -118,38 +122,74 @@ class RequestRecords:
         return max(1.0, request.expire_time - max(self._clock(), request.end_time))
 
 
-class IdempotencyKeys:
-    """Which request an idempotency key made. `token` is a key that is safe in a subject."""
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an idempotency key is bound to. `claimed`: by this very call. `digest` is that of the input that it was bound with."""
 
-    def __init__(self, js: JetStreamContext) -> None:
+    owner: str
+    token: str
+    request_id: str
+    digest: bytes
+    revision: int
+    claimed: bool
+
+
+class IdempotencyKeys:
+    """Which request an idempotency key made. `token` is a key that is safe in a subject. Every method raises StoreUnavailable."""
+
+    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+        self._nc = nc
         self._js = js
 
-    async def claim(self, owner: str, token: str, request_id: str, digest: bytes) -> tuple[str, bytes]:
-        """Binds the key to a request if it is free. Gives the request id and input digest that it is bound to.
-
-        Raises StoreUnavailable.
-        """
-        subject = f"$KV.{IDEMPOTENCY}.{owner}.{token}"
-        entry = record_pb2.IdempotencyEntry(request_id=request_id, input_digest=digest)
+    async def claim(self, owner: str, token: str, request_id: str, digest: bytes) -> Binding:
+        """Binds the key to a request if it is free. Gives what it is bound to."""
+        wanted = Binding(owner, token, request_id, digest, 0, claimed=True)
         while True:
+            if bound := await self._bind(wanted):
+                return bound
             try:
                 with unavailable():
-                    await self._js.publish(
-                        subject, entry.SerializeToString(), headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"}
-                    )
-                return request_id, digest
-            except APIError as err:
-                if err.err_code not in _WRONG_LAST_SEQUENCE:
-                    raise
-            try:
-                with unavailable():
-                    message = await self._js.get_last_msg(f"KV_{IDEMPOTENCY}", subject, direct=True)
+                    message = await self._js.get_last_msg(f"KV_{IDEMPOTENCY}", _key_subject(owner, token), direct=True)
             except NotFoundError:
                 continue  # released, or expired, a moment ago
-            bound = record_pb2.IdempotencyEntry.FromString(message.data or b"")
-            return bound.request_id, bound.input_digest
+            entry = record_pb2.IdempotencyEntry.FromString(message.data or b"")
+            return Binding(owner, token, entry.request_id, entry.input_digest, message.seq or 0, claimed=False)
 
-    async def release(self, owner: str, token: str) -> None:
-        """Frees a key whose request was refused. Idempotent."""
-        with unavailable():
-            await self._js.purge_stream(f"KV_{IDEMPOTENCY}", subject=f"$KV.{IDEMPOTENCY}.{owner}.{token}")
+    async def keep(self, binding: Binding) -> bool:
+        """Sees to it that the call that bound the key cannot release it any more. Gives whether it had not by now."""
+        return await self._bind(binding) is not None
+
+    async def release(self, binding: Binding) -> bool:
+        """Frees a key that this call has claimed, unless another call has kept it meanwhile. Gives whether it is free."""
+        subject = _key_subject(binding.owner, binding.token)
+        return await _purge(self._nc, f"KV_{IDEMPOTENCY}", subject, binding.revision)
+
+    async def _bind(self, binding: Binding) -> Binding | None:
+        """Stores a binding in place of its own revision; None if that is not the last one."""
+        entry = record_pb2.IdempotencyEntry(request_id=binding.request_id, input_digest=binding.digest)
+        try:
+            with unavailable():
+                ack = await self._js.publish(
+                    _key_subject(binding.owner, binding.token),
+                    entry.SerializeToString(),
+                    headers={Header.EXPECTED_LAST_SUBJECT_SEQUENCE: str(binding.revision)},
+                )
+        except APIError as err:
+            if err.err_code not in WRONG_LAST_SEQUENCE:
+                raise
+            return None
+        return replace(binding, revision=ack.seq)
+
+
+def _key_subject(owner: str, token: str) -> str:
+    return f"$KV.{IDEMPOTENCY}.{owner}.{token}"
+
+
+async def _purge(nc: Client, stream: str, subject: str, revision: int) -> bool:
+    """Removes what stands under a subject if it is not newer than a revision. Gives whether anything was removed."""
+    query = json.dumps({"filter": subject, "seq": revision + 1}).encode()
+    with unavailable():
+        reply = json.loads((await nc.request(f"$JS.API.STREAM.PURGE.{stream}", query, timeout=REQUEST_SECONDS)).data)
+        if "error" in reply:
+            raise APIError.from_error(reply["error"])
+    return int(reply.get("purged", 0)) > 0

@@ -1,6 +1,6 @@
 """The streams and buckets, made at start by whichever role comes first.
 
-JOBS       work queue, one durable consumer for each worker class and priority
+JOBS       work queue, one durable consumer for each worker class, model and priority: a job goes to workers that have its model
 EVENTS     what happened to requests, in memory, so that a watch can resume
 LOST       JOBS messages that were delivered too often (advisories)
 WEBHOOKS   work queue of webhooks that are due, one durable consumer for all api roles
@@ -8,6 +8,10 @@ requests   records; idempotency; workers (seconds); models; signing (keys of web
 """
 
 from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -27,6 +31,7 @@ from flashbulb_server.core.requests import Priority
 from flashbulb_server.messaging.connection import unavailable
 
 JOBS = "JOBS"
+JOBS_ROOT = "jobs"
 EVENTS = "EVENTS"
 LOST = "LOST"
 WEBHOOKS = "WEBHOOKS"
@@ -45,16 +50,32 @@ _EVENT_SECONDS = 3600.0
 _EVENT_BYTES = 256 * 1024 * 1024
 _EVENTS_PER_SUBJECT = 128
 _STREAM_NAME_IN_USE = 10058
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_TOKEN_CHARS = 64
 
 
-def consumer_name(worker_class: str, priority: Priority) -> str:
-    """Name of the durable consumer."""
-    return f"{worker_class}-{priority}"
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The workers of a class that have a model: jobs for it wait in queues of their own, one a priority."""
 
+    worker_class: str
+    model_name: str
 
-def job_subject(worker_class: str, priority: Priority, request_id: str) -> str:
-    """Subject of a job; `*` as id gives a consumer's filter."""
-    return f"jobs.{worker_class}.{priority}.{request_id}"
+    @property
+    def token(self) -> str:
+        """The model in names and subjects, which may not hold all characters that names of models do: legible, and never that of another."""
+        legible = _NOT_IN_NAMES.sub("-", self.model_name)
+        if legible == self.model_name and len(legible) <= _TOKEN_CHARS:
+            return legible
+        return f"{legible[:_TOKEN_CHARS]}-{hashlib.sha256(self.model_name.encode()).hexdigest()[:8]}"
+
+    def consumer(self, priority: Priority) -> str:
+        """Name of the durable consumer, such as `default-flashbulb-tiny-1b2c3d4e-normal`."""
+        return f"{self.worker_class}-{self.token}-{priority}"
+
+    def subject(self, priority: Priority, request_id: str = "*") -> str:
+        """Subject of a job; without an id, the filter of the consumer."""
+        return f"{JOBS_ROOT}.{self.worker_class}.{self.token}.{priority}.{request_id}"
 
 
 async def ensure_topology(
@@ -67,7 +88,8 @@ async def ensure_topology(
             js,
             StreamConfig(
                 name=JOBS,
-                subjects=["jobs.*.*.*"],
+                # The second is that of releases which did not part jobs by model: an api of such a one may run beside this one.
+                subjects=[f"{JOBS_ROOT}.*.*.*.*", f"{JOBS_ROOT}.*.*.*"],
                 retention=RetentionPolicy.WORK_QUEUE,
                 storage=StorageType.FILE,
                 discard=DiscardPolicy.NEW,
@@ -150,15 +172,15 @@ async def _ensure_volatile(js: JetStreamContext, replicas: int) -> None:
     )
 
 
-async def ensure_consumers(js: JetStreamContext, queue: QueueSettings, worker_class: str) -> None:
-    """Makes the consumers of a worker class. Raises StoreUnavailable."""
+async def ensure_consumers(js: JetStreamContext, queue: QueueSettings, pool: Pool) -> None:
+    """Makes the consumers of a pool. Raises StoreUnavailable."""
     with unavailable():
         for priority in Priority:
             await js.add_consumer(
                 JOBS,
                 ConsumerConfig(
-                    durable_name=consumer_name(worker_class, priority),
-                    filter_subject=job_subject(worker_class, priority, "*"),
+                    durable_name=pool.consumer(priority),
+                    filter_subject=pool.subject(priority),
                     ack_policy=AckPolicy.EXPLICIT,
                     ack_wait=queue.lease_seconds,
                     max_deliver=queue.max_attempts * DELIVERIES_PER_ATTEMPT,

@@ -58,7 +58,7 @@ class _LeaseLost(Exception):
 
 
 class _NotHere(Exception):
-    """This worker cannot draw any more."""
+    """This worker cannot draw it, or nothing any more; another one may."""
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +100,7 @@ class JobLoop:
         self._desk = desk
         self._settings = settings
         self._worker_id = worker_id
+        self._models = frozenset(model.name for model in desk.engine.models)
         self._clock = clock
         self._active: dict[str, _Active] = {}
         self._room = asyncio.Event()
@@ -206,6 +207,8 @@ class JobLoop:
         job = active.lease.job
 
         def change(request: Request) -> Request:
+            if request.spec.model_name not in self._models:
+                raise _NotHere(f"{request.spec.model_name} is not loaded here")
             now = self._clock()
             if requests.overdue(request, now):
                 failure = Failure.of(StartTimeout(request.start_deadline - request.create_time))

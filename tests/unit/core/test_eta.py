@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flashbulb_server.core.eta import WorkerPace, queued_eta, running_eta
+from flashbulb_server.core.eta import WorkerPace, in_turns, queued_eta, running_eta
 
 HAND_OVER = 0.03
 
@@ -29,6 +29,14 @@ def test_nothing_is_promised_while_nothing_was_measured():
 )
 def test_a_queued_request_waits_for_what_is_ahead(position, pictures, workers, seconds):
     assert queued_eta(position, pictures, workers) == pytest.approx(seconds + HAND_OVER)
+
+
+@pytest.mark.parametrize(
+    ("position", "waiting", "ahead"),
+    [(0, [], 0), (3, [], 3), (0, [100], 1), (3, [100], 7), (3, [2], 5), (3, [2, 100], 9)],
+)
+def test_models_take_turns(position, waiting, ahead):
+    assert in_turns(position, waiting) == ahead
 
 
 @pytest.mark.parametrize(
