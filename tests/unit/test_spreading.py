@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.spreading import next_file
+
 ROOT = Path(__file__).parents[2]
 
 CONFTEST = """
@@ -84,3 +86,19 @@ def test_files_stay_together_and_what_measures_time_is_alone_at_the_end(tmp_path
     assert all(len(whose) == 1 for whose in by_file.values()), by_file
     if workers == "2":
         assert len(set.union(*by_file.values())) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        ([], [], "a/4"),
+        (["b/1"], [], "b/5"),
+        (["b/1", "a/1"], [], "a/4"),
+        (["c/1"], ["a/1"], "b/5"),
+        (["d/1"], ["a/1", "b/1"], "a/4"),
+        (["b/1", "d/1"], ["a/1"], "b/5"),
+    ],
+    ids=["the first", "its folder", "its last folder", "a new folder", "none is new", "back to one of its own"],
+)
+def test_a_worker_stays_in_its_folders(own: list[str], others: list[str], expected: str) -> None:
+    assert next_file(["a/4", "b/5", "a/6"], own, own + others) == expected
