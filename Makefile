@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .bench-venv
 BENCH ?=
+WORKERS ?= 2
 PROMPT ?= a red apple
 PYTHON ?= python3
 SOURCES := server/flashbulb_server client/python/flashbulb tests
@@ -43,8 +44,12 @@ serve: $(VENV)/.runs ## Starts the service on this host (gRPC on :50051, the pag
 	$(BIN)/flashbulb-server serve --data-dir data
 
 .PHONY: test
-test: $(VENV)/.installed ## Runs the whole test suite against the real servers.
-	$(BIN)/pytest
+test: $(VENV)/.installed ## Runs the whole test suite against the real servers, in WORKERS=2 processes.
+	$(BIN)/pytest -n $(WORKERS)
+
+.PHONY: quick
+quick: proto-lint proto-breaking ## Runs what needs no server, in less than a minute.
+	$(BIN)/pytest -n $(WORKERS) tests/unit tests/client
 
 .PHONY: conformance
 conformance: $(VENV)/.installed ## Runs the unmodified clients of fal against the service; needs Node.js.

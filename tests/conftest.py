@@ -8,9 +8,22 @@ from pathlib import Path
 
 import nats
 import pytest
+from xdist.remote import Producer
 
 from flashbulb_server.config import ApiSettings, FilesSettings, LogSettings, NatsSettings, Settings, WorkerSettings
 from tests.embedded import RunningNats, RunningS3
+from tests.spreading import Spread, timing_last
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What measures time comes last."""
+    timing_last(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread:
+    """Files are spread over the workers of `pytest -n 2`."""
+    return Spread(config, log)
 
 
 @pytest.fixture(scope="session")

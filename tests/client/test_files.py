@@ -101,7 +101,7 @@ async def test_an_upload_that_broke_starts_from_the_first_byte(client, server, t
     assert [received(messages)[1] == BIG for messages in server.requests("Upload")] == [True, True]
 
 
-@pytest.mark.parametrize("source", [b"", "missing.png", io.StringIO("text"), 3, None], ids=repr)
+@pytest.mark.parametrize("source", [b"", "missing.png", io.StringIO("text"), 3, None], ids=lambda s: type(s).__name__)
 async def test_what_cannot_be_read_is_bad_input(client, source):
     with pytest.raises(flashbulb.InvalidInput):
         await client.upload(source)

@@ -148,6 +148,7 @@ async def test_keys_of_a_file(keys, tmp_path):
         pem(Ed25519PrivateKey.generate())[:60],
         b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----",
     ],
+    ids=["empty", "nonsense", "cut short", "no key"],
 )
 def test_a_bad_file_of_keys_is_named(tmp_path, content):
     path = tmp_path / "keys.pem"

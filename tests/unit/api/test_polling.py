@@ -170,7 +170,7 @@ async def test_an_outage_at_the_first_poll_is_told(world):
     assert world.ears[0].closed
 
 
-@pytest.mark.parametrize("request_id", [">", "*", "", new_request_id(3.0)])
+@pytest.mark.parametrize("request_id", [">", "*", "", new_request_id(3.0)], ids=[">", "*", "empty", "nobody's"])
 async def test_an_unknown_request_is_told_each_time(world, request_id):
     for _ in range(2):
         with pytest.raises(RequestNotFound):

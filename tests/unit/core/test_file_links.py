@@ -17,7 +17,7 @@ DRAWN = output_key("me", "0198c7d2-7f3a-7000-8000-0123456789ab", 0, "png")
 
 
 @pytest.mark.parametrize("base", ["http://127.0.0.1:8080/cdn", "https://v3.fal.media", "https://a.example/below/cdn"])
-@pytest.mark.parametrize("key", [KEY, DRAWN])
+@pytest.mark.parametrize("key", [KEY, DRAWN], ids=["upload", "picture"])
 @pytest.mark.parametrize("after", ["", "?download=1", "#top", "?download=1#until=5"])
 def test_a_link_is_known_wherever_it_comes_back(base: str, key: str, after: str) -> None:
     found = LINKS.named_by(f"{base}/{LINKS.path(key)}{after}")

@@ -86,7 +86,9 @@ def test_names_in_keys_are_tame(file_name, tamed):
 
 
 @pytest.mark.parametrize(
-    "key", [output_key("me", request_id_at(NOW), 0, "png"), upload_key("me", expire_time=NOW, unique=UNIQUE)]
+    "key",
+    [output_key("me", request_id_at(NOW), 0, "png"), upload_key("me", expire_time=NOW, unique=UNIQUE)],
+    ids=["picture", "upload"],
 )
 def test_uris_lead_back_to_keys(key):
     assert uri_of(key) == f"flashbulb://files/{key}"
