@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.catalog import ModelInfo, Task
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels, Sources
 
@@ -58,7 +58,8 @@ class SleepingPipeline:
 
     def prepare(self, spec: GenerationSpec, sources: Sources | None = None) -> Sequence[SleepingLane]:
         """Lanes of the asked size, which is their bucket."""
-        size = (spec.width, spec.height) if sources is None else (sources.image.shape[1], sources.image.shape[0])
+        started = sources is not None and spec.task is not Task.EDIT
+        size = (sources.image.shape[1], sources.image.shape[0]) if started else (spec.width, spec.height)
         return [
             SleepingLane(size, spec.steps, f"{spec.prompt}/{spec.seed + index}".encode(), size)
             for index in range(spec.num_images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashbulb_server.core.generation import ImageToImageSpec, InpaintingSpec, SourceImage, TextToImageSpec
+from flashbulb_server.core.generation import GenerationSpec, SourceImage
 
 DEFAULTS = {
     "endpoint": "fast-lcm-diffusion",
@@ -25,20 +25,25 @@ DEFAULTS = {
 }
 
 
-def make_spec(**values) -> TextToImageSpec:
+def make_spec(**values) -> GenerationSpec:
     """A spec with the given values changed."""
-    return TextToImageSpec(**{**DEFAULTS, **values})
+    return GenerationSpec(**{**DEFAULTS, **values})
 
 
-def make_image_spec(**values) -> ImageToImageSpec:
+def make_image_spec(**values) -> GenerationSpec:
     """A spec of image to image with the given values changed."""
     more = {"image": SourceImage("https://pictures.example/a.png"), "strength": 0.95}
     more |= {"endpoint": "fast-lcm-diffusion/image-to-image", "preserve_aspect_ratio": False, "crop_output": False}
-    return ImageToImageSpec(**{**DEFAULTS, **more, **values})
+    return GenerationSpec(**{**DEFAULTS, **more, **values})
 
 
-def make_inpainting_spec(**values) -> InpaintingSpec:
+def make_edit_spec(*pictures: SourceImage, **values) -> GenerationSpec:
+    """A spec of an edit that speaks of these pictures, with the given values changed."""
+    return GenerationSpec(**{**DEFAULTS, "endpoint": "omnigen-v1", "input_images": pictures, **values})
+
+
+def make_inpainting_spec(**values) -> GenerationSpec:
     """A spec of inpainting with the given values changed."""
     pictures = "https://pictures.example/"
     more = {"image": SourceImage(pictures + "a.png"), "mask": SourceImage(pictures + "m.png"), "strength": 0.95}
-    return InpaintingSpec(**{**DEFAULTS, **more, "endpoint": "fast-lcm-diffusion/inpainting", **values})
+    return GenerationSpec(**{**DEFAULTS, **more, "endpoint": "fast-lcm-diffusion/inpainting", **values})

@@ -46,7 +46,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """What is wrong with one field. `field` is its path in the input, such as `image_size.width`.
+    """What is wrong with one field. `field` is its path in the input, such as `image_size.width` or `loras[1].scale`.
 
     `type` names the kind of mistake as pydantic and fal do; `limits` are the numbers or names that were to be kept to, such as `{"ge": 1}`.
     They say in parts what `description` says in words, and are no part of what makes two violations equal.
@@ -211,15 +211,14 @@ class EndpointUnavailable(Precondition):
 
 
 class SafetyCheckerUnavailable(Precondition):
-    """The model needs a safety checker that is not installed."""
+    """The model needs a safety checker that is not installed. `version` empty: any would do."""
 
     reason = "SAFETY_CHECKER_UNAVAILABLE"
 
     def __init__(self, version: str, installed: Sequence[str]) -> None:
-        names = ", ".join(installed) or "none"
+        names, wanted = ", ".join(installed) or "none", f"safety checker {version!r}" if version else "a safety checker"
         super().__init__(
-            f"safety checker {version!r} is not installed (installed: {names}); "
-            "set enable_safety_checker to false to draw without one",
+            f"{wanted} is not installed (installed: {names}); set enable_safety_checker to false to draw without one",
             metadata={"version": version, "installed": names},
         )
 

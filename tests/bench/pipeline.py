@@ -31,7 +31,7 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, LCMScheduler
 
 from flashbulb_server.core.catalog import ModelInfo
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels
 from flashbulb_server.pipelines.choosing import Target, open_backend
 from flashbulb_server.pipelines.eager import EagerBackend
@@ -64,14 +64,14 @@ def stock_of(networks: Networks) -> LatentConsistencyModelPipeline:
     return pipeline
 
 
-def draw(pipeline: LatentConsistencyPipeline, spec: TextToImageSpec) -> Pixels:
+def draw(pipeline: LatentConsistencyPipeline, spec: GenerationSpec) -> Pixels:
     lanes = pipeline.prepare(spec)
     while lanes[0].step < lanes[0].total_steps:
         pipeline.step(lanes)
     return pipeline.decode(lanes)[0]
 
 
-def stock_draw(stock: Any, spec: TextToImageSpec, **more: object) -> Pixels:  # diffusers has no types
+def stock_draw(stock: Any, spec: GenerationSpec, **more: object) -> Pixels:  # diffusers has no types
     picture = stock(
         spec.prompt,
         num_inference_steps=spec.num_inference_steps,

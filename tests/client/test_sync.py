@@ -105,6 +105,7 @@ def test_what_the_server_can_draw(sync_client, server):
     )
     endpoint.fields.add(name="num_inference_steps", default_json="6", minimum=1, maximum=32)
     endpoint.fields.add(name="prompt", required=True)
+    endpoint.fields.add(name="loras", maximum=16).items.add(name="scale", default_json="1.0", minimum=0, maximum=4)
     server.expect("ListModels", model_pb2.ListModelsResponse(models=[model]))
     server.expect("ListEndpoints", model_pb2.ListEndpointsResponse(endpoints=[endpoint]))
     (found,) = sync_client.models("fast-lcm-diffusion")
@@ -113,7 +114,9 @@ def test_what_the_server_can_draw(sync_client, server):
     assert [(f.name, f.default, f.minimum, f.maximum, f.required) for f in found.fields] == [
         ("num_inference_steps", 6, 1, 32, False),
         ("prompt", None, None, None, True),
+        ("loras", None, None, 16, False),
     ]
+    assert [(part.name, part.default, part.maximum) for part in found.fields[-1].items] == [("scale", 1.0, 4)]
 
 
 def test_an_abandoned_iteration_closes_its_stream(sync_client, server):

@@ -28,7 +28,7 @@ from flashbulb_server.web import guard
 from flashbulb_server.web.guard import is_public
 from flashbulb_server.worker.fetching import Fetcher
 from flashbulb_server.worker.inputs import Inputs
-from tests.specs import make_image_spec, make_inpainting_spec, make_spec
+from tests.specs import make_edit_spec, make_image_spec, make_inpainting_spec, make_spec
 
 pytestmark = pytest.mark.integration
 
@@ -353,6 +353,31 @@ async def test_a_problem_names_the_field(inputs, image, mask, problem):
     with pytest.raises(BadImage, match=problem) as caught:
         await inputs.gather(make_inpainting_spec(image=image, mask=mask), "tester")
     assert caught.value.metadata["field"] == problem.partition(":")[0]
+
+
+async def test_pictures_of_an_edit_keep_their_sizes_and_their_order(inputs):
+    async with serving(sends(png("blue", (30, 90)))) as server:
+        red = SourceImage(content=png("red", (200, 10)))
+        found = await inputs.gather(make_edit_spec(red, SourceImage(server.url), width=64, height=32), "tester")
+    assert [picture.shape for picture in found.pictures] == [(10, 200, 3), (90, 30, 3)]
+    assert [tuple(picture[0, 0]) for picture in found.pictures] == [(255, 0, 0), (0, 0, 255)]
+    assert (found.mask, found.width, found.height) == (None, 64, 32)
+    assert await inputs.gather(make_edit_spec(), "tester") is None
+
+
+async def test_a_bad_picture_of_an_edit_is_named_by_its_place(inputs):
+    good = SourceImage(content=png())
+    with pytest.raises(BadImage, match="is no whole picture") as caught:
+        await inputs.gather(make_edit_spec(good, SourceImage(content=b"hello")), "tester")
+    assert caught.value.metadata["field"] == "input_image_urls[1]"
+
+
+async def test_the_pictures_of_an_edit_share_the_pixels_of_one(inputs):
+    large = SourceImage(content=png(size=(5000, 4000)))
+    assert len((await inputs.gather(make_edit_spec(large, large), "tester")).pictures) == 2
+    with pytest.raises(BadImage, match="at most 50 megapixels are allowed all together") as caught:
+        await inputs.gather(make_edit_spec(large, large, large), "tester")
+    assert caught.value.metadata["field"] == "input_image_urls[2]"
 
 
 async def test_files_of_others_and_of_nobody_are_not_there(inputs, files):

@@ -19,7 +19,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from flashbulb_server.config import WorkerSettings
-from flashbulb_server.core.generation import GenerationSpec, TextToImageSpec
+from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels, Sources
 from flashbulb_server.pipelines.choosing import Target
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
@@ -161,7 +161,7 @@ def draw(pipeline: LatentConsistencyPipeline, spec: GenerationSpec, sources: Sou
     return list(pipeline.decode(lanes))
 
 
-def stock_draw(stock, spec: TextToImageSpec, **more) -> Pixels:
+def stock_draw(stock, spec: GenerationSpec, **more) -> Pixels:
     """Picture 0 of a spec as diffusers draws it."""
     picture = stock(
         spec.prompt,

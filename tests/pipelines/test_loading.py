@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from flashbulb_server.config import WorkerSettings
-from flashbulb_server.core.generation import SPECS
 from flashbulb_server.pipelines.loading import (
     EMBEDDED_FOLDER,
     EMBEDDED_MODEL,
+    LATENT_CONSISTENCY_ENDPOINTS,
     UnusableFolder,
     choose_device,
     choose_dtype,
@@ -31,7 +31,7 @@ from tests.specs import make_spec
 def test_embedded_model(tiny):
     info = tiny.info
     assert info.name == EMBEDDED_MODEL
-    assert info.endpoints == tuple(SPECS)
+    assert info.endpoints == LATENT_CONSISTENCY_ENDPOINTS
     assert (info.native_size, info.resamples, info.max_image_pixels) == (128, True, 4_194_304)
     assert (info.fidelity, info.safe_by_construction, info.backend) == ("EXACT", True, "openvino cpu float32")
     assert tiny.check([np.zeros((8, 8, 3), np.uint8)], "v1") == [False]

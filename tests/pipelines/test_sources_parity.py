@@ -14,7 +14,7 @@ from diffusers import (
 )
 from PIL import Image, ImageDraw
 
-from flashbulb_server.core.generation import ImageToImageSpec, InpaintingSpec
+from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Sources
 from flashbulb_server.pipelines.loading import EMBEDDED_FOLDER, load_folder
 from flashbulb_server.pipelines.schedule import make_schedules
@@ -42,7 +42,7 @@ def mask(width=128, height=128) -> Image.Image:
 
 
 def sources(image: Image.Image, area: Image.Image | None = None) -> Sources:
-    return Sources(np.asarray(image), None if area is None else np.asarray(area), *image.size)
+    return Sources((np.asarray(image),), None if area is None else np.asarray(area), *image.size)
 
 
 def levels(output) -> np.ndarray:
@@ -74,7 +74,7 @@ def stock_inpainting(stock_tiny) -> StableDiffusionInpaintPipeline:
     return pipeline
 
 
-def given(spec: ImageToImageSpec | InpaintingSpec) -> dict[str, object]:
+def given(spec: GenerationSpec) -> dict[str, object]:
     """What every pipeline of diffusers is called with."""
     return {
         "prompt": spec.prompt,

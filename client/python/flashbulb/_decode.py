@@ -197,19 +197,22 @@ def model(message: model_pb2.Model) -> results.Model:
 
 def endpoint(message: model_pb2.Endpoint) -> results.Endpoint:
     """A typed task with its fields."""
-    fields = tuple(
-        results.FieldSpec(
-            name=spec.name,
-            required=spec.required,
-            default=json.loads(spec.default_json) if spec.default_json else None,
-            minimum=spec.minimum if spec.HasField("minimum") else None,
-            maximum=spec.maximum if spec.HasField("maximum") else None,
-            choices=tuple(spec.choices),
-        )
-        for spec in message.fields
-    )
+    fields = tuple(map(field_spec, message.fields))
     return results.Endpoint(
         message.endpoint, message.description, message.input_field, fields, tuple(message.models), message.default_model
+    )
+
+
+def field_spec(message: model_pb2.FieldSpec) -> results.FieldSpec:
+    """A field with its limits."""
+    return results.FieldSpec(
+        name=message.name,
+        required=message.required,
+        default=json.loads(message.default_json) if message.default_json else None,
+        minimum=message.minimum if message.HasField("minimum") else None,
+        maximum=message.maximum if message.HasField("maximum") else None,
+        choices=tuple(message.choices),
+        items=tuple(map(field_spec, message.items)),
     )
 
 

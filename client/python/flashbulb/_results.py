@@ -248,7 +248,10 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """A field of an endpoint's input with its limits; `default` is None where there is none or the server chooses."""
+    """A field of an endpoint's input with its limits; `default` is None where there is none or the server chooses.
+
+    `items`, of a list, are the fields that each of its items has.
+    """
 
     name: str
     required: bool
@@ -256,6 +259,7 @@ class FieldSpec:
     minimum: float | None
     maximum: float | None
     choices: tuple[str, ...]
+    items: tuple[FieldSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from flashbulb.v1.generation_pb2 import GenerationOutput
-from flashbulb_server.core.catalog import ENDPOINTS, Kind
+from flashbulb_server.core.catalog import ENDPOINTS
+from flashbulb_server.core.fields import Kind
 from flashbulb_server.core.flight import DropReason
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage
 from flashbulb_server.core.realtime import FramePolicy

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flashbulb_server.core.files import upload_key, uri_of
-from flashbulb_server.core.generation import SOURCE_FIELDS, GenerationSpec, SourceImage
+from flashbulb_server.core.generation import GenerationSpec, SourceImage
 from flashbulb_server.core.sources import BadSource, inline_bytes
 from flashbulb_server.errors import FieldViolation, InvalidRequest, StoreUnavailable
 from flashbulb_server.storage.file_store import FileStore
 
-_FIELDS = {attribute: field for field, attribute in SOURCE_FIELDS.items()}
 _MEDIA_TYPE = "application/octet-stream"  # what it is, a worker sees when it looks
 
 
@@ -29,19 +28,22 @@ class InlineFiles:
 def inline_files(
     spec: GenerationSpec, owner: str, request_id: str, inline: Mapping[str, bytes], *, expire_time: float
 ) -> InlineFiles:
-    """The files of a request. Keys derive from it alone, so submitting it again overwrites and never duplicates."""
+    """The files of a request. Keys derive from it alone, so submitting it again overwrites and never duplicates.
+
+    `inline`: contents by the paths of `spec.sources`.
+    """
     keys = {
-        name: upload_key(
+        path: upload_key(
             owner,
             expire_time=expire_time,
-            unique=uuid.uuid5(uuid.NAMESPACE_URL, f"flashbulb:{request_id}/{name}"),
-            file_name=name,
+            unique=uuid.uuid5(uuid.NAMESPACE_URL, f"flashbulb:{request_id}/{path}"),
+            file_name=path,
         )
-        for name in inline
+        for path in inline
     }
-    uris = {name: SourceImage(uri_of(key)) for name, key in keys.items()}
-    contents = {key: inline[name] for name, key in keys.items()}
-    return InlineFiles(replace(spec, **uris), contents, expire_time)  # type: ignore[arg-type]  # the attributes are of `sources`
+    uris = {path: SourceImage(uri_of(key)) for path, key in keys.items()}
+    contents = {key: inline[path] for path, key in keys.items()}
+    return InlineFiles(spec.with_sources(uris), contents, expire_time)
 
 
 class InlineSources:
@@ -51,15 +53,15 @@ class InlineSources:
         self._files = files
 
     async def read(self, spec: GenerationSpec) -> Mapping[str, bytes]:
-        """The bytes of the spec's inline pictures, by attribute. Raises InvalidRequest for a data URI that cannot be read."""
-        inline = {name: source for name, source in spec.sources.items() if source.inline}
+        """The bytes of the spec's inline pictures, by path. Raises InvalidRequest for a data URI that cannot be read."""
+        inline = {path: source for path, source in spec.sources.items() if source.inline}
         found: dict[str, bytes] = {}
         problems: list[FieldViolation] = []
-        for name, source in inline.items():
+        for path, source in inline.items():
             try:
-                found[name] = await asyncio.to_thread(inline_bytes, source)
+                found[path] = await asyncio.to_thread(inline_bytes, source)
             except BadSource as err:
-                problems.append(FieldViolation(_FIELDS[name], str(err)))
+                problems.append(FieldViolation(path, str(err)))
         if problems:
             raise InvalidRequest(problems)
         return found

@@ -9,130 +9,106 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-MAX_SEED = 2**53 - 1  # a JSON number survives JavaScript
-MAX_PROMPT_CHARS = 4096
-MAX_LABEL_CHARS = 128
-MAX_SIDE = 14142
-
-IMAGE_SIZES: Mapping[str, tuple[int, int]] = {
-    "square_hd": (1024, 1024),
-    "square": (512, 512),
-    "portrait_4_3": (768, 1024),
-    "portrait_16_9": (576, 1024),
-    "landscape_4_3": (1024, 768),
-    "landscape_16_9": (1024, 576),
-}
-"""Named sizes, (width, height) in pixels."""
-
-
-class Kind(StrEnum):
-    """What a field holds."""
-
-    TEXT = "text"
-    INTEGER = "integer"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    CHOICE = "choice"
-    SIZE = "size"
-    SOURCE = "source"
-    SOURCES = "sources"
-    LORAS = "loras"
-    EMBEDDINGS = "embeddings"
+from flashbulb_server.core.fields import (
+    MAX_LABEL_CHARS,
+    MAX_PROMPT_CHARS,
+    MAX_SEED,
+    Field,
+    Kind,
+    choice,
+    flag,
+    integer,
+    number,
+    reference,
+    size,
+)
 
 
-Default = str | int | float | bool | None
+class Task(StrEnum):
+    """What an endpoint does, whatever draws it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of an input. `minimum` and `maximum` are inclusive: values, characters of a text, or items of a list.
-
-    `default` None without `required` means that the server chooses (seed, model_name) or that the list is empty.
-    """
-
-    name: str
-    kind: Kind
-    default: Default = None
-    required: bool = False
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_IMAGE = "image-to-image"
+    INPAINTING = "inpainting"
+    EDIT = "edit"  # text and pictures that it speaks of
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A typed task. `input_field` is the member of `GenerationInput` that it takes."""
+    """A typed task. `input_field` is the member of `GenerationInput` that it takes.
+
+    `few_steps`: its models draw in few steps, so that an image to image spreads them over the noise that `strength` leaves, where others take
+    the last ones of them.
+    """
 
     id: str
+    task: Task
     description: str
     input_field: str
     preferred_model: str
     fields: tuple[Field, ...]
+    few_steps: bool = False
 
     def field(self, name: str) -> Field:
         """The field of that name. KeyError if there is none."""
         return next(f for f in self.fields if f.name == name)
 
 
-def _integer(name: str, default: int | None, low: int, high: int) -> Field:
-    return Field(name, Kind.INTEGER, default, minimum=low, maximum=high)
-
-
-def _number(name: str, default: float, low: float, high: float) -> Field:
-    return Field(name, Kind.NUMBER, default, minimum=low, maximum=high)
-
-
-def _flag(name: str, default: bool) -> Field:
-    return Field(name, Kind.BOOLEAN, default)
-
-
-def _size(default: str) -> Field:
-    return Field("image_size", Kind.SIZE, default, minimum=1, maximum=MAX_SIDE, choices=tuple(IMAGE_SIZES))
-
-
 _MODEL = Field("model_name", Kind.TEXT)
 _PROMPT = Field("prompt", Kind.TEXT, required=True, minimum=1, maximum=MAX_PROMPT_CHARS)
 _NEGATIVE = Field("negative_prompt", Kind.TEXT, "", maximum=MAX_PROMPT_CHARS)
-_SEED = _integer("seed", None, 0, MAX_SEED)
-_SAFETY = _flag("enable_safety_checker", True)
-_SAFETY_VERSION = Field("safety_checker_version", Kind.CHOICE, "v1", choices=("v1", "v2"))
-_EXPAND = _flag("expand_prompt", False)
-_FORMAT = Field("format", Kind.CHOICE, "jpeg", choices=("jpeg", "png"))
-_OUTPUT_FORMAT = Field("output_format", Kind.CHOICE, "jpeg", choices=("jpeg", "png"))
+_SEED = integer("seed", None, 0, MAX_SEED)
+_SAFETY = flag("enable_safety_checker", True)
+_SAFETY_VERSION = choice("safety_checker_version", "v1", "v2")
+_EXPAND = flag("expand_prompt", False)
+_FORMAT = choice("format", "jpeg", "png")
+_OUTPUT_FORMAT = choice("output_format", "jpeg", "png")
 _LABEL = Field("request_id", Kind.TEXT, "", maximum=MAX_LABEL_CHARS)
 _IMAGE = Field("image_url", Kind.SOURCE, required=True)
 _MASK = Field("mask_url", Kind.SOURCE, required=True)
-_LORAS = Field("loras", Kind.LORAS, maximum=16)
+_PICTURES = Field("input_image_urls", Kind.SOURCES, maximum=8, items=(Field("image", Kind.SOURCE, required=True),))
+_TOKENS = Field("tokens", Kind.REFERENCES, ("<s0>", "<s1>"), maximum=16, items=(reference("token", MAX_LABEL_CHARS),))
+_EMBEDDINGS = Field("embeddings", Kind.EMBEDDINGS, maximum=16, items=(reference("path"), _TOKENS))
+
+
+def _loras(strongest: int) -> Field:
+    return Field(
+        "loras",
+        Kind.LORAS,
+        maximum=16,
+        items=(reference("path"), number("scale", 1.0, 0, strongest), flag("force", False)),
+    )
+
 
 _LCM = (
     _MODEL,
     _PROMPT,
     _NEGATIVE,
-    _size("square_hd"),
-    _integer("num_inference_steps", 6, 1, 32),
+    size("square_hd"),
+    integer("num_inference_steps", 6, 1, 32),
     _SEED,
-    _number("guidance_scale", 1.5, 0, 20),
-    _flag("sync_mode", True),
-    _integer("num_images", 1, 1, 8),
+    number("guidance_scale", 1.5, 0, 20),
+    flag("sync_mode", True),
+    integer("num_images", 1, 1, 8),
     _SAFETY,
     _SAFETY_VERSION,
     _EXPAND,
     _FORMAT,
-    _number("guidance_rescale", 0.0, 0, 1),
+    number("guidance_rescale", 0.0, 0, 1),
     _LABEL,
 )
 _FLUX = (
     _PROMPT,
-    _size("landscape_4_3"),
-    _integer("num_inference_steps", 28, 1, 50),
+    size("landscape_4_3"),
+    integer("num_inference_steps", 28, 1, 50),
     _SEED,
-    _number("guidance_scale", 3.5, 0, 35),
-    _LORAS,
-    _flag("sync_mode", False),
-    _integer("num_images", 1, 1, 4),
+    number("guidance_scale", 3.5, 0, 35),
+    _loras(4),
+    flag("sync_mode", False),
+    integer("num_images", 1, 1, 4),
     _SAFETY,
     _OUTPUT_FORMAT,
-    Field("acceleration", Kind.CHOICE, "none", choices=("none", "regular")),
+    choice("acceleration", "none", "regular"),
 )
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SD15 = "runwayml/stable-diffusion-v1-5"
@@ -140,10 +116,12 @@ _FLUX_DEV = "black-forest-labs/FLUX.1-dev"
 
 FAST_LCM = Endpoint(
     "fast-lcm-diffusion",
+    Task.TEXT_TO_IMAGE,
     "Draws a picture from a prompt in few steps with a latent consistency model.",
     "fast_lcm_text_to_image",
     _SDXL,
     _LCM,
+    few_steps=True,
 )
 
 ENDPOINTS: Mapping[str, Endpoint] = {
@@ -152,40 +130,45 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         FAST_LCM,
         Endpoint(
             "fast-lcm-diffusion/image-to-image",
+            Task.IMAGE_TO_IMAGE,
             "Draws a picture from a prompt and a picture in few steps.",
             "fast_lcm_image_to_image",
             _SDXL,
             (
                 *_LCM,
                 _IMAGE,
-                _number("strength", 0.95, 0.05, 1),
-                _flag("preserve_aspect_ratio", False),
-                _flag("crop_output", False),
+                number("strength", 0.95, 0.05, 1),
+                flag("preserve_aspect_ratio", False),
+                flag("crop_output", False),
             ),
+            few_steps=True,
         ),
         Endpoint(
             "fast-lcm-diffusion/inpainting",
+            Task.INPAINTING,
             "Draws a part of a picture anew in few steps.",
             "fast_lcm_inpainting",
             _SDXL,
-            (*_LCM, _IMAGE, _MASK, _number("strength", 0.95, 0.01, 1)),
+            (*_LCM, _IMAGE, _MASK, number("strength", 0.95, 0.01, 1)),
+            few_steps=True,
         ),
         Endpoint(
             "stable-diffusion-v15",
+            Task.TEXT_TO_IMAGE,
             "Draws a picture from a prompt with Stable Diffusion v1.5.",
             "stable_diffusion_v15",
             _SD15,
             (
                 _PROMPT,
                 _NEGATIVE,
-                _size("square"),
-                _integer("num_inference_steps", 25, 1, 50),
+                size("square"),
+                integer("num_inference_steps", 25, 1, 50),
                 _SEED,
-                _number("guidance_scale", 7.5, 0, 20),
-                _LORAS,
-                Field("embeddings", Kind.EMBEDDINGS, maximum=16),
-                _flag("sync_mode", False),
-                _integer("num_images", 1, 1, 8),
+                number("guidance_scale", 7.5, 0, 20),
+                _loras(1),
+                _EMBEDDINGS,
+                flag("sync_mode", False),
+                integer("num_images", 1, 1, 8),
                 _SAFETY,
                 _SAFETY_VERSION,
                 _EXPAND,
@@ -195,25 +178,27 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         ),
         Endpoint(
             "omnigen-v1",
+            Task.EDIT,
             "Draws a picture from text and pictures with OmniGen.",
             "omnigen_v1",
             "Shitao/OmniGen-v1",
             (
                 _PROMPT,
-                Field("input_image_urls", Kind.SOURCES, maximum=8),
-                _size("square_hd"),
-                _integer("num_inference_steps", 50, 1, 50),
+                _PICTURES,
+                size("square_hd"),
+                integer("num_inference_steps", 50, 1, 50),
                 _SEED,
-                _number("guidance_scale", 3.0, 0, 20),
-                _number("img_guidance_scale", 1.6, 0, 20),
-                _flag("sync_mode", False),
-                _integer("num_images", 1, 1, 4),
+                number("guidance_scale", 3.0, 0, 20),
+                number("img_guidance_scale", 1.6, 0, 20),
+                flag("sync_mode", False),
+                integer("num_images", 1, 1, 4),
                 _SAFETY,
                 _OUTPUT_FORMAT,
             ),
         ),
         Endpoint(
             "flux-lora",
+            Task.TEXT_TO_IMAGE,
             "Draws a picture from a prompt with FLUX.1 [dev] and adapters.",
             "flux_lora_text_to_image",
             _FLUX_DEV,
@@ -221,17 +206,19 @@ ENDPOINTS: Mapping[str, Endpoint] = {
         ),
         Endpoint(
             "flux-lora/image-to-image",
+            Task.IMAGE_TO_IMAGE,
             "Draws a picture from a prompt and a picture with FLUX.1 [dev] and adapters.",
             "flux_lora_image_to_image",
             _FLUX_DEV,
-            (*_FLUX, _IMAGE, _number("strength", 0.85, 0.01, 1)),
+            (*_FLUX, _IMAGE, number("strength", 0.85, 0.01, 1)),
         ),
         Endpoint(
             "flux-lora/inpainting",
+            Task.INPAINTING,
             "Draws a part of a picture anew with FLUX.1 [dev] and adapters.",
             "flux_lora_inpainting",
             _FLUX_DEV,
-            (*_FLUX, _IMAGE, _MASK, _number("strength", 0.85, 0.01, 1)),
+            (*_FLUX, _IMAGE, _MASK, number("strength", 0.85, 0.01, 1)),
         ),
     )
 }
@@ -250,6 +237,11 @@ class ModelInfo:
     safety_checker_versions: tuple[str, ...] = ()
     safe_by_construction: bool = False
     backend: str = ""
+
+    def checker(self, version: str) -> str | None:
+        """The safety checker that looks at its pictures where `version` is asked for, or any where that is empty. None: not installed."""
+        found = (v for v in self.safety_checker_versions if version in ("", v))
+        return next(found, None)
 
 
 DECLARED_NATIVE_SIZE = 512

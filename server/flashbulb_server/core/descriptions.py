@@ -1,4 +1,4 @@
-"""What each field of an input means, in a sentence; its limits and its default stand in the catalog."""
+"""What each field of an input, or of an item in it, means, in a sentence; its limits and its default stand in the catalog."""
 
 from __future__ import annotations
 
@@ -30,5 +30,9 @@ FIELDS: Mapping[str, str] = {
     "crop_output": "Whether to cut the answer to the size that was asked for.",
     "loras": "Adapters to draw with.",
     "embeddings": "Textual inversions to draw with.",
+    "path": "Address of the weights, or the name of installed ones.",
+    "scale": "How strongly to apply it.",
+    "force": "Whether to apply it although it was made for another model. Without effect on FLUX.",
+    "tokens": "The words that stand for it in a prompt.",
     "acceleration": "How much to trade of the picture for speed.",
 }

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import isqrt
 
-from flashbulb_server.core.catalog import MAX_SIDE, ModelInfo
-from flashbulb_server.core.generation import GenerationSpec, ImageToImageSpec
+from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.fields import MAX_SIDE
+from flashbulb_server.core.generation import GenerationSpec
 
 MULTIPLE = 32
 """Sides of an answer that keeps the input's aspect ratio are multiples of it."""
@@ -34,7 +35,7 @@ class Frame:
 def frame(spec: GenerationSpec, given: Size, info: ModelInfo) -> Frame:
     """How a picture of size `given` is taken."""
     answer = (spec.width, spec.height)
-    if isinstance(spec, ImageToImageSpec) and spec.preserve_aspect_ratio and not spec.crop_output:
+    if spec.preserve_aspect_ratio and not spec.crop_output:
         answer = _like(given, area=spec.width * spec.height)
     return Frame(answer, _drawn(answer, info), _middle(given, answer))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from flashbulb_server.core.catalog import ENDPOINTS, Task
 
 DISTILLED_STEPS = 50
 """Steps of the schedule that latent consistency models are distilled on; LCMScheduler's `original_inference_steps`."""
@@ -32,13 +34,44 @@ class SourceImage:
 
 
 @dataclass(frozen=True, slots=True)
-class _LcmSpec:
-    """What all endpoints of `fast-lcm-diffusion` take. Sizes in pixels; picture i is drawn with `seed + i`."""
+class LoraUse:
+    """An adapter to draw with. `path` names its weights; `force`: also where it was made for another model."""
+
+    path: str
+    scale: float
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingUse:
+    """A textual inversion to draw with. `path` names its weights; `tokens` are the words that stand for it in a prompt."""
+
+    path: str
+    tokens: tuple[str, ...]
+
+
+USES: Mapping[str, type[LoraUse | EmbeddingUse]] = {"loras": LoraUse, "embeddings": EmbeddingUse}
+"""What an item of a list is in a spec, by the name of the list."""
+
+ATTRIBUTES: Mapping[str, str] = {
+    "image_url": "image",
+    "mask_url": "mask",
+    "input_image_urls": "input_images",
+    "output_format": "format",
+}
+"""Attributes of a spec, by the names of the input's fields where those are others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """A valid input with every value resolved. Sizes in pixels; picture i is drawn with `seed + i`.
+
+    What has a value here is of some endpoints alone. Where an endpoint has no such field, that value is without effect.
+    """
 
     endpoint: str
     model_name: str
     prompt: str
-    negative_prompt: str
     width: int
     height: int
     num_inference_steps: int
@@ -47,11 +80,34 @@ class _LcmSpec:
     sync_mode: bool
     num_images: int
     enable_safety_checker: bool
-    safety_checker_version: str
-    expand_prompt: bool
     format: Literal["jpeg", "png"]
-    guidance_rescale: float
-    request_id: str
+    negative_prompt: str = ""
+    guidance_rescale: float = 0.0
+    img_guidance_scale: float | None = None
+    image: SourceImage | None = None
+    mask: SourceImage | None = None
+    input_images: tuple[SourceImage, ...] = ()
+    strength: float = 1.0
+    preserve_aspect_ratio: bool = False
+    crop_output: bool = False
+    loras: tuple[LoraUse, ...] = ()
+    embeddings: tuple[EmbeddingUse, ...] = ()
+    safety_checker_version: str = ""  # any that is installed
+    expand_prompt: bool = False
+    acceleration: str = "none"
+    request_id: str = ""
+
+    @classmethod
+    def of(cls, endpoint: str, model_name: str, values: Mapping[str, object]) -> GenerationSpec:
+        """The spec of valid values by the names of the input's fields, `image_size` as (width, height)."""
+        fields: dict[str, Any] = {ATTRIBUTES.get(name, name): value for name, value in values.items()}
+        width, height = fields.pop("image_size")
+        return cls(**{**fields, "endpoint": endpoint, "model_name": model_name, "width": width, "height": height})
+
+    @property
+    def task(self) -> Task:
+        """What is to be done."""
+        return ENDPOINTS[self.endpoint].task
 
     @property
     def content_type(self) -> str:
@@ -60,71 +116,32 @@ class _LcmSpec:
 
     @property
     def steps(self) -> int:
-        """Steps that are really taken."""
-        return self.num_inference_steps
+        """Steps that are really taken: the last `strength` of those that were asked for, at least one.
+
+        Of an image to image in few steps all of them, where the lowest `strength` of the schedule has as many.
+        """
+        asked = self.num_inference_steps
+        if self.task is Task.IMAGE_TO_IMAGE and ENDPOINTS[self.endpoint].few_steps:
+            return min(asked, max(1, int(DISTILLED_STEPS * self.strength)))
+        return max(1, min(int(asked * self.strength), asked))
 
     @property
     def sources(self) -> Mapping[str, SourceImage]:
-        """The pictures that it starts from, by the names of their attributes."""
-        return {}
+        """The pictures that were given, by their paths in the input, such as `image_url` or `input_image_urls[0]`."""
+        found = {f"input_image_urls[{index}]": picture for index, picture in enumerate(self.input_images)}
+        single = (("image_url", self.image), ("mask_url", self.mask))
+        return found | {path: picture for path, picture in single if picture is not None}
 
-
-@dataclass(frozen=True, slots=True)
-class TextToImageSpec(_LcmSpec):
-    """A valid input of `fast-lcm-diffusion` with every value resolved."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageToImageSpec(_LcmSpec):
-    """A valid input of `fast-lcm-diffusion/image-to-image` with every value resolved."""
-
-    image: SourceImage
-    strength: float
-    preserve_aspect_ratio: bool
-    crop_output: bool
-
-    @property
-    def steps(self) -> int:
-        """Those that were asked for, where the lowest `strength` of the schedule has as many."""
-        return min(self.num_inference_steps, max(1, int(DISTILLED_STEPS * self.strength)))
-
-    @property
-    def sources(self) -> Mapping[str, SourceImage]:
-        """The picture to start from."""
-        return {"image": self.image}
-
-
-@dataclass(frozen=True, slots=True)
-class InpaintingSpec(_LcmSpec):
-    """A valid input of `fast-lcm-diffusion/inpainting` with every value resolved."""
-
-    image: SourceImage
-    mask: SourceImage
-    strength: float
-
-    @property
-    def steps(self) -> int:
-        """The last `strength` of those that were asked for, at least one."""
-        return max(1, min(int(self.num_inference_steps * self.strength), self.num_inference_steps))
-
-    @property
-    def sources(self) -> Mapping[str, SourceImage]:
-        """The picture to start from, and where to draw."""
-        return {"image": self.image, "mask": self.mask}
-
-
-GenerationSpec = TextToImageSpec | ImageToImageSpec | InpaintingSpec
-"""Any valid input. Other endpoints join here."""
-
-SPECS: Mapping[str, type[GenerationSpec]] = {
-    "fast-lcm-diffusion": TextToImageSpec,
-    "fast-lcm-diffusion/image-to-image": ImageToImageSpec,
-    "fast-lcm-diffusion/inpainting": InpaintingSpec,
-}
-"""The spec of each endpoint that this server can draw."""
-
-SOURCE_FIELDS: Mapping[str, str] = {"image_url": "image", "mask_url": "mask"}
-"""Attributes of the pictures in a spec, by the names of the input's fields."""
+    def with_sources(self, given: Mapping[str, SourceImage]) -> GenerationSpec:
+        """The spec with other pictures at some of the paths of `sources`."""
+        return replace(
+            self,
+            image=given.get("image_url", self.image),
+            mask=given.get("mask_url", self.mask),
+            input_images=tuple(
+                given.get(f"input_image_urls[{index}]", picture) for index, picture in enumerate(self.input_images)
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)

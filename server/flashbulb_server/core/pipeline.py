@@ -26,15 +26,21 @@ Levels: TypeAlias = "npt.NDArray[np.uint8]"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The pictures that a spec starts from, decoded, at the size that `core.framing` gives: that of the picture drawn from them.
+    """The pictures of a spec, decoded. The one that is started from, and its mask, at the size that `core.framing` gives: that of the picture
+    drawn from them. Those that an edit speaks of, in order, each at its own.
 
     `mask` is white where it is drawn anew. `width`, `height`: size of the files to make of it.
     """
 
-    image: Pixels
+    pictures: tuple[Pixels, ...]
     mask: Levels | None
     width: int
     height: int
+
+    @property
+    def image(self) -> Pixels:
+        """The first of the pictures; the only one but in an edit."""
+        return self.pictures[0]
 
 
 class DeviceLost(Exception):

@@ -235,7 +235,8 @@ class Session(Generic[T]):
     @property
     def inline_bytes(self) -> int:
         """Size of the pictures that it holds: among the values, and in frames that wait or are in hand. Each counts once."""
-        held = [value for value in self.values.values() if isinstance(value, SourceImage)]
+        values = [item for value in self.values.values() for item in (value if isinstance(value, list) else (value,))]
+        held = [value for value in values if isinstance(value, SourceImage)]
         held += [source for frame in (*self._waiting, *self.in_hand) for source in frame.spec.sources.values()]
         once = {id(source): source for source in held if source.inline}
         return sum(len(source.content) + len(source.uri) for source in once.values())

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flashbulb_server.core.flight import Look, Seat, T
-from flashbulb_server.core.generation import GenerationSpec, SourceImage, TextToImageSpec
+from flashbulb_server.core.generation import GenerationSpec, SourceImage
 
 MAX_SKIPPED = 10
 
@@ -37,7 +37,7 @@ class Similarity:
     def comparison(self, seat: Seat[T], before: Seat[T] | None) -> Comparison | None:
         """What the picture of a seat should be compared with, None for a frame without one. `before`: a picture on the way to be shown."""
         seat.like = None
-        if isinstance(seat.frame.spec, TextToImageSpec):
+        if seat.frame.spec.image is None:
             return None
         last = self._shown if before is None else before.look
         if last is not None and self._skipped < MAX_SKIPPED and last.spec == _without_picture(seat.frame.spec):
@@ -64,4 +64,4 @@ class Similarity:
 
 def _without_picture(spec: GenerationSpec) -> GenerationSpec:
     """What else is drawn of. The caller's label is not: sockets have another one for every frame."""
-    return spec if isinstance(spec, TextToImageSpec) else replace(spec, image=SourceImage(), request_id="")
+    return spec if spec.image is None else replace(spec, image=SourceImage(), request_id="")

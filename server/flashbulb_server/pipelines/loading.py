@@ -13,7 +13,6 @@ import transformers
 
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.catalog import ModelInfo
-from flashbulb_server.core.generation import SPECS
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.backend import Backend
@@ -22,6 +21,13 @@ from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipel
 from flashbulb_server.pipelines.networks import Networks, load_networks
 from flashbulb_server.pipelines.safety import CHECKERS, SafetyChecker
 from flashbulb_server.pipelines.trial import trial_spec
+
+LATENT_CONSISTENCY_ENDPOINTS = (
+    "fast-lcm-diffusion",
+    "fast-lcm-diffusion/image-to-image",
+    "fast-lcm-diffusion/inpainting",
+)
+"""What a latent consistency model can draw."""
 
 EMBEDDED_MODEL = "flashbulb/tiny"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
@@ -87,7 +93,7 @@ def load_embedded(target: Target) -> LatentConsistencyPipeline:
     networks, backend = _opened(EMBEDDED_FOLDER, target)
     info = ModelInfo(
         name=EMBEDDED_MODEL,
-        endpoints=tuple(SPECS),
+        endpoints=LATENT_CONSISTENCY_ENDPOINTS,
         native_size=networks.native_size,
         resamples=True,
         max_image_pixels=EMBEDDED_MAX_PIXELS,
@@ -109,7 +115,7 @@ def load_folder(
     networks, backend = _opened(folder, target, tiny_decoder)
     info = ModelInfo(
         name=name,
-        endpoints=tuple(SPECS),
+        endpoints=LATENT_CONSISTENCY_ENDPOINTS,
         native_size=networks.native_size,
         resamples=False,
         max_image_pixels=max(LEAST_MAX_PIXELS, 4 * networks.native_size**2),

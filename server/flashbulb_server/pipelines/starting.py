@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flashbulb_server.core.generation import GenerationSpec, ImageToImageSpec, InpaintingSpec
+from flashbulb_server.core.catalog import Task
+from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Sources
 from flashbulb_server.pipelines.networks import Networks
 from flashbulb_server.pipelines.schedule import Schedule, Step
@@ -80,7 +81,7 @@ class Start:
         self, encoder: Encoder, spec: GenerationSpec, sources: Sources | None, size: tuple[int, int], schedule: Schedule
     ) -> None:
         self._networks = networks = encoder.networks
-        self._pure = sources is None or (isinstance(spec, InpaintingSpec) and spec.strength == 1.0)
+        self._pure = sources is None or (spec.task is Task.INPAINTING and spec.strength == 1.0)
         self._first = schedule[0]
         scale = networks.pixels_per_latent
         self._shape = (1, networks.channels, size[1] // scale, size[0] // scale)
@@ -107,7 +108,7 @@ class Start:
 
 def schedule_of(networks: Networks, spec: GenerationSpec) -> Schedule:
     """The steps that a spec takes."""
-    if isinstance(spec, ImageToImageSpec):
+    if spec.task is Task.IMAGE_TO_IMAGE:
         return networks.schedules(spec.num_inference_steps, spec.strength)
     return networks.schedules(spec.num_inference_steps, 1.0)[-spec.steps :]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from flashbulb_server.core.catalog import FAST_LCM, ModelInfo
-from flashbulb_server.core.generation import TextToImageSpec
+from flashbulb_server.core.generation import GenerationSpec
 
 
-def trial_spec(info: ModelInfo, prompt: str, *, steps: int, largest_side: int, seed: int = 0) -> TextToImageSpec:
+def trial_spec(info: ModelInfo, prompt: str, *, steps: int, largest_side: int, seed: int = 0) -> GenerationSpec:
     """A picture of the native size, but at most `largest_side` pixels wide and high."""
     side = min(info.native_size, largest_side)
-    return TextToImageSpec(
+    return GenerationSpec(
         endpoint=FAST_LCM.id,
         model_name=info.name,
         prompt=prompt,
-        negative_prompt="",
         width=side,
         height=side,
         num_inference_steps=steps,
@@ -22,9 +21,5 @@ def trial_spec(info: ModelInfo, prompt: str, *, steps: int, largest_side: int, s
         sync_mode=False,
         num_images=1,
         enable_safety_checker=False,
-        safety_checker_version="v1",
-        expand_prompt=False,
         format="png",
-        guidance_rescale=0.0,
-        request_id="",
     )

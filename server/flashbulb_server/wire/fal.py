@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -172,9 +173,10 @@ def _violation(violation: errors.FieldViolation, given: object) -> dict[str, obj
 def _loc(path: str) -> tuple[str | int, ...]:
     if path in _PLACES:
         return _PLACES[path]
-    return ("body", *(int(part) if part.isdecimal() else part for part in path.split(".") if part))
+    return ("body", *(int(part) if part.isdecimal() else part for part in _PARTS.findall(path)))
 
 
+_PARTS = re.compile(r"[^.\[\]]+")
 _LONGEST_QUOTE = 200
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from flashbulb.v1 import image_pb2, input_pb2
 from flashbulb_server.core.catalog import ENDPOINTS
-from flashbulb_server.core.generation import SOURCE_FIELDS, SPECS, GenerationSpec, SourceImage
+from flashbulb_server.core.generation import ATTRIBUTES, USES, EmbeddingUse, GenerationSpec, LoraUse, SourceImage
 from flashbulb_server.errors import FieldViolation, InvalidRequest
 
 _ENDPOINT_OF_MEMBER = {endpoint.input_field: endpoint.id for endpoint in ENDPOINTS.values()}
@@ -26,16 +28,23 @@ def given_fields(message: input_pb2.GenerationInput) -> tuple[str, dict[str, obj
     member = message.WhichOneof("input")
     if member is None:
         raise InvalidRequest([FieldViolation("input", "one endpoint's input must be set, and be known to this server")])
-    plan = _plan(member)
+    return _ENDPOINT_OF_MEMBER[member], _given(getattr(message, member), _plan(member))
+
+
+def _given(message: Message, plan: Mapping[str, _Field]) -> dict[str, object]:
+    """The fields of a message that were set and are known, by name."""
     given: dict[str, object] = {}
-    for descriptor, value in getattr(message, member).ListFields():
+    for descriptor, value in message.ListFields():
         field = plan.get(descriptor.name)
         if field is None:
             continue
-        read = value if field.kind is _Kind.PLAIN else field.read(value)
+        if field.many:
+            read: object = [field.read(item) for item in value]
+        else:
+            read = value if field.kind is _Kind.PLAIN else field.read(value)
         if read is not None:
             given[field.name] = read
-    return _ENDPOINT_OF_MEMBER[member], given
+    return given
 
 
 def digest(message: input_pb2.GenerationInput) -> bytes:
@@ -57,10 +66,20 @@ def to_input(spec: GenerationSpec, *, echo: bool = False) -> input_pb2.Generatio
 def to_spec(message: input_pb2.GenerationInput) -> GenerationSpec:
     """The spec of an input that this service resolved before; it is not judged again."""
     endpoint, given = given_fields(message)
-    size: Any = given.pop("image_size")
-    fields: dict[str, Any] = {"negative_prompt": "", "request_id": ""}
-    fields |= {SOURCE_FIELDS.get(name, name): value for name, value in given.items()}
-    return SPECS[endpoint](endpoint=endpoint, width=size[0], height=size[1], **fields)
+    values = {name: _kept(name, value) for name, value in given.items()}
+    return GenerationSpec.of(endpoint, str(given.get("model_name", "")), values)
+
+
+def _kept(name: str, value: object) -> object:
+    """A value that was given, as a spec holds it."""
+    if not isinstance(value, list):
+        return value
+    return tuple(_use(name, item) if isinstance(item, dict) else item for item in value)
+
+
+def _use(name: str, parts: Mapping[str, object]) -> LoraUse | EmbeddingUse:
+    fields: dict[str, Any] = {part: _kept(part, value) for part, value in parts.items()}
+    return USES[name](**fields)
 
 
 class _Kind(Enum):
@@ -69,6 +88,7 @@ class _Kind(Enum):
     CHOICE = auto()
     SIZE = auto()
     SOURCE = auto()
+    PARTS = auto()
 
 
 _AS_THEY_ARE = (_Kind.PLAIN, _Kind.FLOAT)
@@ -76,13 +96,18 @@ _AS_THEY_ARE = (_Kind.PLAIN, _Kind.FLOAT)
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """What its descriptor says of a field, looked up once: descriptors are slow to ask. `attribute` is its name in a spec."""
+    """What its descriptor says of a field, looked up once: descriptors are slow to ask. `attribute` is its name in a spec.
+
+    `many`: it is a list, and the rest is said of its items. `names` and `numbers` are of an enum's values, `parts` of a message's fields.
+    """
 
     name: str
     attribute: str
     kind: _Kind
-    names: dict[int, str]
-    numbers: dict[str, int]
+    many: bool
+    names: Mapping[int, str]
+    numbers: Mapping[str, int]
+    parts: Mapping[str, _Field]
 
     def read(self, value: Any) -> object:  # noqa: ANN401  # whatever the field holds
         """The value as validation takes it; None for one that counts as absent."""
@@ -97,27 +122,35 @@ class _Field:
                 return _size(value)
             case _Kind.SOURCE:
                 return SourceImage(uri=value.uri, content=value.content)  # both empty: refused, not taken for absent
+            case _Kind.PARTS:
+                return _given(value, self.parts)
 
 
 @functools.cache
-def _plan(member: str) -> dict[str, _Field]:
-    """The fields of an endpoint's input that are not lists, by name."""
-    inputs = input_pb2.GenerationInput.DESCRIPTOR.fields_by_name[member].message_type
-    assert inputs is not None
-    return {field.name: _field(field) for field in inputs.fields if not field.is_repeated}
+def _plan(member: str) -> Mapping[str, _Field]:
+    """The fields of an endpoint's input, by name."""
+    return _fields(input_pb2.GenerationInput.DESCRIPTOR.fields_by_name[member].message_type)
+
+
+def _fields(message: Descriptor | None) -> Mapping[str, _Field]:
+    assert message is not None
+    return {field.name: _field(field) for field in message.fields}
 
 
 def _field(field: FieldDescriptor) -> _Field:
-    names: dict[int, str] = {}
+    names: Mapping[int, str] = {}
+    parts: Mapping[str, _Field] = {}
     kind = _Kind.PLAIN
     if field.message_type is not None:
-        kind = {"ImageSize": _Kind.SIZE, "ImageSource": _Kind.SOURCE}[field.message_type.name]
+        kind = {"ImageSize": _Kind.SIZE, "ImageSource": _Kind.SOURCE}.get(field.message_type.name, _Kind.PARTS)
+        parts = _fields(field.message_type) if kind is _Kind.PARTS else {}
     elif field.enum_type is not None:
         kind, names = _Kind.CHOICE, _names(field.enum_type)
     elif field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT:
         kind = _Kind.FLOAT
-    attribute = SOURCE_FIELDS.get(field.name, field.name)
-    return _Field(field.name, attribute, kind, names, {name: number for number, name in names.items()})
+    attribute = ATTRIBUTES.get(field.name, field.name)
+    numbers = {name: number for number, name in names.items()}
+    return _Field(field.name, attribute, kind, bool(field.is_repeated), names, numbers, parts)
 
 
 def _names(enum: EnumDescriptor) -> dict[int, str]:
@@ -129,12 +162,24 @@ def _names(enum: EnumDescriptor) -> dict[int, str]:
 _PRESETS = _names(image_pb2.ImageSizePreset.DESCRIPTOR)
 
 
-def _written(field: _Field, spec: GenerationSpec, *, echo: bool) -> object:
-    """The value of one field as protobuf takes it."""
+def _written(field: _Field, holder: Any, *, echo: bool) -> object:  # noqa: ANN401  # a spec, or an item of its lists
+    """The value of a field as protobuf takes it."""
     if field.kind is _Kind.SIZE:
-        return {"dimensions": {"width": spec.width, "height": spec.height}}
-    value = getattr(spec, field.attribute)
-    return _to_source(value, echo=echo) if field.kind is _Kind.SOURCE else field.numbers[value]
+        return {"dimensions": {"width": holder.width, "height": holder.height}}
+    value = getattr(holder, field.attribute)
+    if field.kind in _AS_THEY_ARE:
+        return value
+    return [_one(field, item, echo=echo) for item in value] if field.many else _one(field, value, echo=echo)
+
+
+def _one(field: _Field, value: Any, *, echo: bool) -> object:  # noqa: ANN401  # of any kind
+    match field.kind:
+        case _Kind.CHOICE:
+            return field.numbers[value]
+        case _Kind.SOURCE:
+            return _to_source(value, echo=echo)
+        case _:
+            return {name: _written(part, value, echo=echo) for name, part in field.parts.items()}
 
 
 def _to_source(source: SourceImage, *, echo: bool) -> image_pb2.ImageSource:

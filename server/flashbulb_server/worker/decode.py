@@ -29,13 +29,17 @@ _TURNS = {
 """How to turn a picture upright, by its EXIF orientation (CIPA DC-008, 4.6.5.1.6)."""
 
 
-def read(data: bytes) -> Image.Image:
-    """The picture in a file, upright, in whatever mode it has; the first one of an animation. Raises BadSource."""
+def read(data: bytes, *, most: int = MAX_PIXELS) -> Image.Image:
+    """The picture in a file, upright, in whatever mode it has; the first one of an animation. Raises BadSource.
+
+    `most`: pixels that it may have, less than MAX_PIXELS where pictures before it have taken their part of them.
+    """
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
         width, height = image.size
-        if width * height > MAX_PIXELS:  # before a pixel is unpacked
-            raise BadSource(f"is {width} x {height}, at most {MAX_PIXELS // 1_000_000} megapixels are allowed")
+        if width * height > most:  # before a pixel is unpacked
+            allowed = f"at most {MAX_PIXELS // 1_000_000} megapixels are allowed"
+            raise BadSource(f"is {width} x {height}, {allowed}{'' if most == MAX_PIXELS else ' all together'}")
         if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
             raise BadSource(f"has more than {MAX_SCANS} scans")
         image.load()
@@ -59,6 +63,11 @@ def _upright(image: Image.Image) -> Image.Image:
 def colours(image: Image.Image, frame: Frame) -> Pixels:
     """The used part of a picture, (H, W, 3), at the size that is drawn. What is transparent becomes white."""
     return np.asarray(_taken(_over(image, 255), frame.drawn, frame.box))
+
+
+def whole(image: Image.Image) -> Pixels:
+    """All of a picture, (H, W, 3), at its own size. What is transparent becomes white."""
+    return np.asarray(_over(image, 255))
 
 
 def levels(mask: Image.Image, frame: Frame, size: tuple[int, int]) -> Levels:

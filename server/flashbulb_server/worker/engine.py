@@ -162,7 +162,7 @@ class StepEngine:
         WorkersBusy when too many pictures wait already.
         """
         info = self._pipeline(spec).info
-        if needs_check(spec, info) and spec.safety_checker_version not in info.safety_checker_versions:
+        if needs_check(spec, info) and info.checker(spec.safety_checker_version) is None:
             raise SafetyCheckerUnavailable(spec.safety_checker_version, info.safety_checker_versions)
         if self._loop is None or self._closing:
             raise Draining

@@ -12,11 +12,11 @@ from types import TracebackType
 
 from PIL import Image
 
-from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.catalog import ModelInfo, Task
 from flashbulb_server.core.files import URI_PREFIX, FileKey, parse_key
 from flashbulb_server.core.framing import frame
-from flashbulb_server.core.generation import SOURCE_FIELDS, GenerationSpec, SourceImage
-from flashbulb_server.core.pipeline import Sources
+from flashbulb_server.core.generation import GenerationSpec, SourceImage
+from flashbulb_server.core.pipeline import Pixels, Sources
 from flashbulb_server.core.sources import MAX_FETCHED_BYTES, BadSource, inline_bytes
 from flashbulb_server.errors import BadImage, FileNotFound, InvalidRequest
 from flashbulb_server.storage.file_store import FileStore
@@ -29,8 +29,6 @@ FETCHES = 8
 
 DECODERS = 2
 """Pictures decoded at once: one of 50 megapixels takes up to 700 MB for a moment."""
-
-_FIELDS = {attribute: field for field, attribute in SOURCE_FIELDS.items()}
 
 
 class Inputs:
@@ -73,14 +71,14 @@ class Inputs:
         if not spec.sources:
             return None
         # One after another: what two pictures would gain together, a queue of drawings gains anyhow.
-        files = {name: await self._bytes(source, name, owner) for name, source in spec.sources.items()}
+        files = {path: await self._bytes(source, path, owner) for path, source in spec.sources.items()}
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decoded, spec, files)
 
     async def thumbnail(self, sources: Sources) -> bytes:
         """What worker.similar compares."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, similar.thumbnail, sources.image)
 
-    async def _bytes(self, source: SourceImage, name: str, owner: str) -> bytes:
+    async def _bytes(self, source: SourceImage, path: str, owner: str) -> bytes:
         try:
             if source.content:
                 return source.content
@@ -90,7 +88,7 @@ class Inputs:
                 return await self._fetched(source.uri, owner)
         except BadSource as err:
             kind = "image_load_error" if source.inline else "file_download_error"
-            raise BadImage(_FIELDS[name], str(err), kind) from err
+            raise BadImage(path, str(err), kind) from err
 
     async def _fetched(self, uri: str, owner: str) -> bytes:
         linked = self._files.links.named_by(uri)
@@ -117,14 +115,29 @@ class Inputs:
 
     def _decoded(self, spec: GenerationSpec, files: Mapping[str, bytes]) -> Sources:
         """In a thread."""
-        image = _read(files, "image")
+        if spec.task is Task.EDIT:
+            return Sources(_together(files), None, spec.width, spec.height)
+        image = _read("image_url", files["image_url"])
         chosen = frame(spec, image.size, self._models[spec.model_name])
-        mask = decode.levels(_read(files, "mask"), chosen, image.size) if "mask" in files else None
-        return Sources(decode.colours(image, chosen), mask, *chosen.answer)
+        mask = None
+        if "mask_url" in files:
+            mask = decode.levels(_read("mask_url", files["mask_url"]), chosen, image.size)
+        return Sources((decode.colours(image, chosen),), mask, *chosen.answer)
 
 
-def _read(files: Mapping[str, bytes], name: str) -> Image.Image:
+def _together(files: Mapping[str, bytes]) -> tuple[Pixels, ...]:
+    """Pictures at their own sizes, which have no more pixels all together than a single one may."""
+    pictures: list[Pixels] = []
+    left = decode.MAX_PIXELS
+    for path, data in files.items():
+        image = _read(path, data, most=left)
+        left -= image.width * image.height
+        pictures.append(decode.whole(image))
+    return tuple(pictures)
+
+
+def _read(path: str, data: bytes, *, most: int = decode.MAX_PIXELS) -> Image.Image:
     try:
-        return decode.read(files[name])
+        return decode.read(data, most=most)
     except BadSource as err:
-        raise BadImage(_FIELDS[name], str(err)) from err
+        raise BadImage(path, str(err)) from err

@@ -65,7 +65,9 @@ class Job:
         pictures = [picture for picture in self.pictures if picture is not None]
         flags = (False,) * len(pictures)
         if needs_check(spec, self.pipeline.info):
-            flags = tuple(self.pipeline.check(pictures, spec.safety_checker_version))
+            version = self.pipeline.info.checker(spec.safety_checker_version)
+            assert version is not None, "the engine refuses what cannot be checked"
+            flags = tuple(self.pipeline.check(pictures, version))
         return tuple(np.zeros_like(p) if flag else p for p, flag in zip(pictures, flags, strict=True)), flags
 
     def drawn(self, shown: tuple[Pixels, ...], flags: tuple[bool, ...], *, decoded: float, now: float) -> Drawn:

@@ -12,13 +12,14 @@ from starlette.datastructures import QueryParams
 from flashbulb_server.api.http.inputs import digest, fields_of_query, given_fields, parse_object
 from flashbulb_server.api.http.problem import Problem
 from flashbulb_server.core.catalog import ENDPOINTS, FAST_LCM, ModelInfo
-from flashbulb_server.core.generation import SPECS, SourceImage
+from flashbulb_server.core.generation import SourceImage
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import InvalidRequest
 from tests.unit.wire.values import quick
 
 EDITED = ENDPOINTS["fast-lcm-diffusion/image-to-image"]
-MODEL = ModelInfo("m", tuple(SPECS), 128, False, 4_194_304, "EXACT", safe_by_construction=True)
+MODEL = ModelInfo("m", tuple(ENDPOINTS), 128, False, 4_194_304, "EXACT", safe_by_construction=True)
+NAMES = sorted({field.name for endpoint in ENDPOINTS.values() for field in endpoint.fields})
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -72,6 +73,7 @@ def test_null_and_what_is_unknown_are_absent():
         ("image_size", [1, 2], [1, 2]),
         ("image_url", "http://a/b.png", SourceImage("http://a/b.png")),
         ("image_url", 5, 5),
+        ("image_url", b"x", SourceImage(content=b"x")),
     ],
 )
 def test_values_of_json(name, value, read):
@@ -100,7 +102,7 @@ def test_equal_inputs_have_equal_digests():
 
 
 @quick
-@given(st.sampled_from(sorted(SPECS)), st.dictionaries(st.sampled_from([f.name for f in EDITED.fields]), JSON))
+@given(st.sampled_from(sorted(ENDPOINTS)), st.dictionaries(st.sampled_from(NAMES), JSON))
 def test_any_json_is_either_valid_or_named(endpoint, body):
     """Nothing that JSON can say breaks validation, and what is refused can be told in JSON again."""
     body = parse_object(json.dumps(body).replace("NaN", "0").replace("Infinity", "1e999").encode())

@@ -13,7 +13,6 @@ from flashbulb_server.api.http.openapi import document
 from flashbulb_server.api.http.schemas import input_schema
 from flashbulb_server.core.catalog import ENDPOINTS, FAST_LCM
 from flashbulb_server.core.descriptions import FIELDS
-from flashbulb_server.core.generation import SPECS
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import InvalidRequest
 from tests.unit.api.test_http_inputs import MODEL
@@ -22,7 +21,9 @@ SMALL = {"prompt": "x", "image_url": "http://a/b.png", "mask_url": "http://a/m.p
 
 
 def test_every_field_is_described_and_nothing_else():
-    assert {field.name for endpoint in ENDPOINTS.values() for field in endpoint.fields} == set(FIELDS)
+    fields = [field for endpoint in ENDPOINTS.values() for field in endpoint.fields]
+    parts = [part for field in fields if field.objects for part in field.items]
+    assert {field.name for field in (*fields, *parts)} == set(FIELDS)
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda e: e.id)
@@ -69,10 +70,27 @@ VALUES = [
         {"height": "a"},
     ),
     *("http://a/b.png", "ftp://a", "data:,x", "data:", "http://"),
+    *(["http://a/b.png"], ["http://a/b.png", None], ["ftp://a"], [5], ["data:,x"] * 8, ["data:,x"] * 9),
+    *(
+        [{}],
+        [{"path": "a"}],
+        [{"path": "a"}] * 16,
+        [{"path": "a"}] * 17,
+        [{"path": " "}],
+        [{"path": "a\nb"}],
+        [{"path": 5}],
+    ),
+    *([{"path": "x" * 2048}], [{"path": "x" * 2049}], [{"path": "a", "more": 1}]),
+    *([{"path": "a", "scale": scale}] for scale in (None, 0, 0.5, 1, 1.01, 4, 4.01, -0.01, "1", True)),
+    *([{"path": "a", "force": force}] for force in (None, True, 1)),
+    *(
+        [{"path": "a", "tokens": t}]
+        for t in (None, [], "x", ["<s>"], ["<s>"] * 17, [""], [None], ["a\nb"], ["x" * 129])
+    ),
 ]
 
 
-@pytest.mark.parametrize("endpoint_id", SPECS)
+@pytest.mark.parametrize("endpoint_id", ENDPOINTS)
 def test_schema_and_validation_are_of_one_mind(endpoint_id):
     """What the schema takes, validation takes, and the other way round, but for the few things that a schema cannot say."""
     endpoint = ENDPOINTS[endpoint_id]

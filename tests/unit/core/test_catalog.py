@@ -8,19 +8,15 @@ from pathlib import Path
 import pytest
 
 from flashbulb.v1 import image_pb2, input_pb2
-from flashbulb_server.core.catalog import (
-    ENDPOINTS,
+from flashbulb_server.core.catalog import ENDPOINTS, Endpoint, ModelInfo, Task, default_model, models_of
+from flashbulb_server.core.fields import (
     IMAGE_SIZES,
     MAX_LABEL_CHARS,
     MAX_PROMPT_CHARS,
     MAX_SEED,
     MAX_SIDE,
-    Endpoint,
     Field,
     Kind,
-    ModelInfo,
-    default_model,
-    models_of,
 )
 
 PROTO = Path(__file__).parents[3] / "proto" / "flashbulb" / "v1"
@@ -139,6 +135,54 @@ def test_a_default_is_the_one_that_the_comment_states(endpoint):
         found = re.search(r"Default: `?(drawn at random|the endpoint's|[\w.]+?)`?(?=[.\s]*(?:\s|$))", comment)
         assert (found is None) == field.required, field.name
         assert field.default == (default_of(field, found[1]) if found else None), field.name
+
+
+LISTS = [
+    (field, message)
+    for endpoint in ENDPOINTS.values()
+    for field in endpoint.fields
+    for message in [{Kind.LORAS: "LoraWeight", Kind.EMBEDDINGS: "TextualInversion"}.get(field.kind)]
+    if message
+]
+
+
+@pytest.mark.parametrize(("field", "message"), LISTS, ids=lambda value: getattr(value, "name", value))
+def test_an_item_has_the_fields_and_limits_of_its_message(field, message):
+    assert {part.name for part in field.items} == {name for owner, name in STATED if owner == message}
+    for part in field.items:
+        comment = STATED[message, part.name][1]
+        assert part.required == ("Required" in comment), part.name
+        if between := re.search(r"one line, (\d+) to (\d+) characters", comment):
+            assert (part.kind, part.minimum, part.maximum) == (Kind.REFERENCE, int(between[1]), int(between[2]))
+        elif up_to := re.search(r"up to (\d+), of (\d+) to (\d+) characters", comment):
+            (word,) = part.items
+            assert (part.maximum, word.minimum, word.maximum) == tuple(map(int, up_to.groups()))
+            assert part.default == tuple(re.findall(r"`(<s\d>)`", comment))
+        elif part.name == "scale":
+            assert part.default == 1
+
+
+@each_endpoint
+def test_the_strongest_adapter_is_the_one_that_the_comment_states(endpoint):
+    for field in endpoint.fields:
+        if field.kind is Kind.LORAS:
+            low, high = re.search(r"`scale` (\d) to (\d)", stated(endpoint, field)[1]).groups()
+            scale = next(part for part in field.items if part.name == "scale")
+            assert (scale.minimum, scale.maximum) == (int(low), int(high))
+
+
+@each_endpoint
+def test_a_task_goes_with_its_pictures(endpoint):
+    pictures = tuple(f.name for f in endpoint.fields if f.kind in (Kind.SOURCE, Kind.SOURCES))
+    assert (
+        pictures
+        == {
+            Task.TEXT_TO_IMAGE: (),
+            Task.IMAGE_TO_IMAGE: ("image_url",),
+            Task.INPAINTING: ("image_url", "mask_url"),
+            Task.EDIT: ("input_image_urls",),
+        }[endpoint.task]
+    )
 
 
 def default_of(field: Field, said: str) -> object:

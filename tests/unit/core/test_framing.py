@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbulb_server.core.catalog import MAX_SIDE, ModelInfo
+from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.fields import MAX_SIDE
 from flashbulb_server.core.framing import MULTIPLE, frame
 from tests.specs import make_image_spec, make_inpainting_spec
 

@@ -301,6 +301,8 @@ def test_whatever_happens_it_stays_bounded_and_frames_come_in_order(events: list
 def test_the_pictures_that_it_holds_are_counted() -> None:
     live = Session({"prompt": "a cat", "image_url": SourceImage(content=b"12345"), "mask_url": SourceImage(uri="x")})
     assert live.inline_bytes == 5
+    several: Session[str] = Session({"input_image_urls": [SourceImage(content=b"123"), SourceImage(uri="data:,4567")]})
+    assert several.inline_bytes == 3 + len("data:,4567")
 
 
 def test_pictures_of_frames_that_wait_are_counted_once_each() -> None:

@@ -43,7 +43,7 @@ class Drawer:
         """Whether it is drawn."""
         comparison = self.live.comparison(frame)
         assert comparison is not None and comparison.threshold == THRESHOLD
-        level = frame.spec.sources["image"].content
+        level = frame.spec.sources["image_url"].content
         if comparison.thumbnail and abs(level[0] - comparison.thumbnail[0]) <= 10:
             return False
         self.live.seen(frame, level)
@@ -226,4 +226,4 @@ def test_what_is_remembered_holds_no_pictures() -> None:
     drawer.draw(picture(100))
     similarity = drawer.live._similarity
     assert similarity is not None and similarity._shown is not None
-    assert similarity._shown.spec.sources["image"] == SourceImage()
+    assert similarity._shown.spec.sources["image_url"] == SourceImage()

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashbulb_server.core.catalog import FAST_LCM, IMAGE_SIZES, MAX_SEED, ModelInfo
-from flashbulb_server.core.generation import (
-    SPECS,
-    GenerationSpec,
-    ImageToImageSpec,
-    InpaintingSpec,
-    SourceImage,
-    TextToImageSpec,
-)
+from flashbulb_server.core.catalog import ENDPOINTS, FAST_LCM, ModelInfo, Task
+from flashbulb_server.core.fields import IMAGE_SIZES, MAX_SEED
+from flashbulb_server.core.generation import GenerationSpec, SourceImage
 from flashbulb_server.core.validation import resolve
 from flashbulb_server.errors import EndpointUnavailable, FieldViolation, InvalidRequest, SafetyCheckerUnavailable
 
@@ -81,7 +75,7 @@ def short(value: object) -> str:
     return ascii(value)[:24] if not isinstance(value, int) or abs(value) < 10**30 else "large"
 
 
-def resolved(**given: object) -> TextToImageSpec:
+def resolved(**given: object) -> GenerationSpec:
     return resolve(HERE, {"prompt": "a red apple", **given}, INSTALLED)
 
 
@@ -99,25 +93,21 @@ def test_the_table_of_edges_is_complete():
 def test_defaults():
     spec = resolve(HERE, {"prompt": "a red apple"}, [TINY])
     assert 0 <= spec.seed <= MAX_SEED
-    assert asdict(spec) == {
-        "endpoint": "fast-lcm-diffusion",
-        "model_name": "flashbulb/tiny",
-        "prompt": "a red apple",
-        "negative_prompt": "",
-        "width": 1024,
-        "height": 1024,
-        "num_inference_steps": 6,
-        "seed": spec.seed,
-        "guidance_scale": 1.5,
-        "sync_mode": True,
-        "num_images": 1,
-        "enable_safety_checker": True,
-        "safety_checker_version": "v1",
-        "expand_prompt": False,
-        "format": "jpeg",
-        "guidance_rescale": 0.0,
-        "request_id": "",
-    }
+    assert spec == GenerationSpec(
+        endpoint="fast-lcm-diffusion",
+        model_name="flashbulb/tiny",
+        prompt="a red apple",
+        width=1024,
+        height=1024,
+        num_inference_steps=6,
+        seed=spec.seed,
+        guidance_scale=1.5,
+        sync_mode=True,
+        num_images=1,
+        enable_safety_checker=True,
+        safety_checker_version="v1",
+        format="jpeg",
+    )
 
 
 def test_a_seed_that_is_not_given_is_drawn():
@@ -358,17 +348,17 @@ PICTURE = SourceImage(content=b"x")
 
 
 def resolved_picture(endpoint: str = "fast-lcm-diffusion/image-to-image", **given: object) -> GenerationSpec:
-    model = replace(TINY, endpoints=tuple(SPECS))
+    model = replace(TINY, endpoints=tuple(ENDPOINTS))
     return resolve(endpoint, {"prompt": "a red apple", "image_url": PICTURE, **given}, [model])
 
 
 def test_defaults_of_image_to_image():
     spec = resolved_picture()
-    assert isinstance(spec, ImageToImageSpec)
+    assert spec.task is Task.IMAGE_TO_IMAGE
     assert (spec.endpoint, spec.image, spec.sources) == (
         "fast-lcm-diffusion/image-to-image",
         PICTURE,
-        {"image": PICTURE},
+        {"image_url": PICTURE},
     )
     assert (spec.strength, spec.preserve_aspect_ratio, spec.crop_output) == (0.95, False, False)
     assert (spec.width, spec.height, spec.num_inference_steps, spec.guidance_scale) == (1024, 1024, 6, 1.5)
@@ -377,9 +367,9 @@ def test_defaults_of_image_to_image():
 def test_defaults_of_inpainting():
     mask = SourceImage("https://a.example/mask.png")
     spec = resolved_picture("fast-lcm-diffusion/inpainting", mask_url=mask)
-    assert isinstance(spec, InpaintingSpec)
+    assert spec.task is Task.INPAINTING
     assert (spec.image, spec.mask, spec.strength) == (PICTURE, mask, 0.95)
-    assert spec.sources == {"image": PICTURE, "mask": mask}
+    assert spec.sources == {"image_url": PICTURE, "mask_url": mask}
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_a_failure_of_a_newer_release_is_told_too():
 def test_violations_are_told_in_parts():
     violations = [
         FieldViolation("image_size.width", "is too small", "greater_than_equal", {"ge": 1}),
-        FieldViolation("loras.1.scale", "is no number", "float_type"),
+        FieldViolation("loras[1].scale", "is no number", "float_type"),
         FieldViolation("start_timeout", "is too short"),
         FieldViolation("prompt", "is required", "missing"),
     ]

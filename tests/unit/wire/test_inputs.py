@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashbulb.v1 import image_pb2, input_pb2
-from flashbulb_server.core import generation
 from flashbulb_server.core.catalog import ENDPOINTS, FAST_LCM, ModelInfo
 from flashbulb_server.core.generation import SourceImage
 from flashbulb_server.core.validation import resolve
@@ -20,7 +19,7 @@ from flashbulb_server.wire.inputs import digest, given_fields, to_input, to_spec
 from tests.specs import make_inpainting_spec, make_spec
 from tests.unit.wire.values import SPECS, quick
 
-ROOM = ModelInfo("m", tuple(generation.SPECS), 64, resamples=True, max_image_pixels=200_000_000, fidelity="EXACT", safe_by_construction=True)  # fmt: skip
+ROOM = ModelInfo("m", tuple(ENDPOINTS), 64, resamples=True, max_image_pixels=200_000_000, fidelity="EXACT", safe_by_construction=True)  # fmt: skip
 
 
 def make_input(**fields) -> input_pb2.GenerationInput:

@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from flashbulb_server import errors
-from flashbulb_server.core.catalog import MAX_SEED, MAX_SIDE
-from flashbulb_server.core.generation import ImageToImageSpec, InpaintingSpec, SourceImage, TextToImageSpec
+from flashbulb_server.core.catalog import ENDPOINTS, Endpoint
+from flashbulb_server.core.fields import MAX_SIDE, Field, Kind
+from flashbulb_server.core.generation import USES, GenerationSpec, SourceImage
 
 quick = settings(deadline=None, max_examples=40, database=None)
 
 TEXTS = st.text("ab\u00e9 \n\u4e00\U0001f34e", max_size=8)
-SHARED = dict(
-    model_name=TEXTS.filter(bool),
-    prompt=TEXTS.filter(str.strip),
-    negative_prompt=TEXTS,
-    width=st.integers(1, MAX_SIDE),
-    height=st.integers(1, MAX_SIDE),
-    num_inference_steps=st.integers(1, 32),
-    seed=st.integers(0, MAX_SEED - 7),  # of up to eight pictures, each with its own
-    guidance_scale=st.integers(0, 20_000).map(lambda n: n / 1000),
-    sync_mode=st.booleans(),
-    num_images=st.integers(1, 8),
-    enable_safety_checker=st.booleans(),
-    safety_checker_version=st.sampled_from(["v1", "v2"]),
-    expand_prompt=st.booleans(),
-    format=st.sampled_from(["jpeg", "png"]),
-    guidance_rescale=st.integers(0, 1000).map(lambda n: n / 1000),
-    request_id=TEXTS,
-)
+LINES = st.text("ab\u00e9 \u4e00\U0001f34e", min_size=1, max_size=8).filter(str.strip)
 SOURCES = st.one_of(
     st.binary(min_size=1, max_size=8).map(lambda content: SourceImage(content=content)),
     st.sampled_from(["https://a.example/b.png", "data:,x", "data:image/png;base64,iVBO"]).map(SourceImage),
 )
-SPECS = st.one_of(
-    st.builds(TextToImageSpec, endpoint=st.just("fast-lcm-diffusion"), **SHARED),
-    st.builds(
-        ImageToImageSpec,
-        endpoint=st.just("fast-lcm-diffusion/image-to-image"),
-        image=SOURCES,
-        strength=st.integers(50, 1000).map(lambda n: n / 1000),
-        preserve_aspect_ratio=st.booleans(),
-        crop_output=st.booleans(),
-        **SHARED,
-    ),
-    st.builds(
-        InpaintingSpec,
-        endpoint=st.just("fast-lcm-diffusion/inpainting"),
-        image=SOURCES,
-        mask=SOURCES,
-        strength=st.integers(10, 1000).map(lambda n: n / 1000),
-        **SHARED,
-    ),
-)
+
+
+def values_of(field: Field) -> st.SearchStrategy[object]:
+    """What a spec may hold for a field."""
+    low, high = field.minimum or 0, field.maximum or 0
+    match field.kind:
+        case Kind.TEXT:
+            return TEXTS.filter(str.strip) if field.required else TEXTS
+        case Kind.INTEGER:
+            return st.integers(int(low), int(high) - 7)  # of up to eight pictures, each has its own seed
+        case Kind.NUMBER:
+            return st.integers(int(low * 1000), int(high * 1000)).map(lambda n: n / 1000)
+        case Kind.CHOICE:
+            return st.sampled_from(field.choices)
+        case kind if kind.many:
+            return lists_of(field)
+        case kind:
+            return PLAIN[kind]
+
+
+PLAIN = {
+    Kind.REFERENCE: LINES,
+    Kind.BOOLEAN: st.booleans(),
+    Kind.SIZE: st.tuples(st.integers(1, MAX_SIDE), st.integers(1, MAX_SIDE)),
+    Kind.SOURCE: SOURCES,
+}
+
+
+def lists_of(field: Field) -> st.SearchStrategy[object]:
+    """Short lists of items."""
+    parts = {part.name: values_of(part) for part in field.items}
+    items = st.builds(USES[field.name], **parts) if field.objects else values_of(field.items[0])
+    return st.lists(items, min_size=1 if field.default else 0, max_size=3).map(tuple)
+
+
+def specs_of(endpoint: Endpoint) -> st.SearchStrategy[GenerationSpec]:
+    """Valid specs of an endpoint."""
+    values = {field.name: values_of(field) for field in endpoint.fields} | {"num_images": st.integers(1, 4)}
+    model = TEXTS.filter(bool) if "model_name" in values else st.just("")
+    return st.builds(partial(GenerationSpec.of, endpoint.id), model, st.fixed_dictionaries(values))
+
+
+SPECS = st.one_of([specs_of(endpoint) for endpoint in ENDPOINTS.values()])
 
 ERRORS = (
     errors.InvalidRequest([errors.FieldViolation("seed", "is bad"), errors.FieldViolation("image_size.width", "too")]),

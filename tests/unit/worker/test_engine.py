@@ -459,7 +459,7 @@ async def test_a_drawing_from_a_picture_is_of_its_size_and_tells_the_steps_it_ta
     steps = []
     async with StepEngine({"sleeping": SleepingPipeline()}, capacity=8) as engine:
         spec = make_inpainting_spec(model_name="sleeping", width=8, height=8, num_inference_steps=8, strength=0.5)
-        sources = Sources(picture, picture[..., 0], 64, 32)
+        sources = Sources((picture,), picture[..., 0], 64, 32)
         result = await drawn(engine.start(spec, sources=sources, on_progress=steps.append))
         plain = await drawn(engine.start(sleeping_spec()))
     assert (result.width, result.height, result.native_width, result.native_height) == (64, 32, 16, 8)
@@ -470,7 +470,7 @@ async def test_a_drawing_from_a_picture_is_of_its_size_and_tells_the_steps_it_ta
 async def test_kinds_of_drawings_share_calls():
     pipeline = GatedPipeline()
     picture = np.zeros((8, 8, 3), np.uint8)
-    sources = Sources(picture, picture[..., 0], 8, 8)
+    sources = Sources((picture,), picture[..., 0], 8, 8)
     options = {"model_name": "sleeping", "width": 8, "height": 8}
     async with StepEngine({"sleeping": pipeline}, capacity=8) as engine:
         drawings = [engine.start(sleeping_spec())]

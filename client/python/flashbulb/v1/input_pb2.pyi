@@ -49,8 +49,8 @@ class GenerationInput(_message.Message):
     """The input of one generation. The member that is set names the endpoint.
 
     A field that is absent takes the endpoint's default. Every value out of its range is reported in one INVALID_ARGUMENT
-    (google.rpc.BadRequest, one violation a field), and nothing is stored. An answer echoes this message with every value
-    resolved, so that any picture can be made again.
+    (google.rpc.BadRequest, one violation a field, such as `loras[1].scale`), and nothing is stored. An answer echoes this message with
+    every value resolved, so that any picture can be made again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -752,7 +752,10 @@ class OmnigenV1Input(_message.Message):
     """File format of the pictures. Default: JPEG."""
     @_builtins.property
     def input_image_urls(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.ImageSource]:
-        """The pictures that the prompt names, up to 8. Default: none."""
+        """The pictures that the prompt names, up to 8, with at most 50 megapixels all together. Default: none. One that cannot be fetched or
+        read: INVALID_ARGUMENT with the reason BAD_IMAGE, which in the queue ends the request. An answer echoes those that were URIs, and
+        leaves a source empty that came as bytes or as a `data:` URI; in the queue those become files, whose URI is echoed.
+        """
 
     @_builtins.property
     def image_size(self) -> _image_pb2.ImageSize:
@@ -958,7 +961,7 @@ class FluxLoraImageToImageInput(_message.Message):
 
     @_builtins.property
     def image_url(self) -> _image_pb2.ImageSource:
-        """The picture to start from. Required."""
+        """The picture to start from. Required. Limits, errors and echo: as in FastLcmImageToImageInput."""
 
     def __init__(
         self,
@@ -1070,11 +1073,11 @@ class FluxLoraInpaintingInput(_message.Message):
 
     @_builtins.property
     def image_url(self) -> _image_pb2.ImageSource:
-        """The picture to start from. Required."""
+        """The picture to start from. Required. Limits, errors and echo: as in FastLcmImageToImageInput."""
 
     @_builtins.property
     def mask_url(self) -> _image_pb2.ImageSource:
-        """Where to draw: white is drawn anew, black is kept. Required."""
+        """Where to draw: white is drawn anew, black is kept. Required. Limits, errors and echo: as `image_url`."""
 
     def __init__(
         self,
@@ -1143,7 +1146,7 @@ class LoraWeight(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """URL of the weights, or the name of an installed adapter. Required."""
+    """URL of the weights, or the name of an installed adapter: one line, 1 to 2048 characters. Required."""
     scale: _builtins.float
     """How strongly to apply it; the range is that of the field that holds this message. Default: 1."""
     force: _builtins.bool
@@ -1179,10 +1182,10 @@ class TextualInversion(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """URL of the weights. Required."""
+    """URL of the weights, or the name of installed ones: one line, 1 to 2048 characters. Required."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The words that stand for it in a prompt, up to 16. Default: `<s0>`, `<s1>`."""
+        """The words that stand for it in a prompt, up to 16, of 1 to 128 characters each. Default: `<s0>`, `<s1>`."""
 
     def __init__(
         self,

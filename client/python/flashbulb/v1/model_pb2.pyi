@@ -77,6 +77,7 @@ class FieldSpec(_message.Message):
     MINIMUM_FIELD_NUMBER: _builtins.int
     MAXIMUM_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the input message."""
     required: _builtins.bool
@@ -84,12 +85,16 @@ class FieldSpec(_message.Message):
     default_json: _builtins.str
     """Default, as JSON. Empty: none, or chosen by the server."""
     minimum: _builtins.float
-    """Smallest value, or shortest length of a text; unset: no limit."""
+    """Smallest value, or least characters of a text or items of a list; unset: no limit."""
     maximum: _builtins.float
-    """Largest value, or longest length of a text; unset: no limit."""
+    """Largest value, or most characters of a text or items of a list; unset: no limit."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Allowed values, if it is one of a fixed set."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldSpec]:
+        """Of a list: the fields that each of its items has. Empty where the items have none."""
 
     def __init__(
         self,
@@ -100,10 +105,11 @@ class FieldSpec(_message.Message):
         minimum: _builtins.float | None = ...,
         maximum: _builtins.float | None = ...,
         choices: _abc.Iterable[_builtins.str] | None = ...,
+        items: _abc.Iterable[Global___FieldSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "maximum", b"maximum", "minimum", b"minimum"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "choices", b"choices", "default_json", b"default_json", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "required", b"required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "choices", b"choices", "default_json", b"default_json", "items", b"items", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "required", b"required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__maximum: _TypeAlias = _typing.Literal["maximum"]  # noqa: Y015
     _WhichOneofArgType__maximum: _TypeAlias = _typing.Literal["_maximum", b"_maximum"]  # noqa: Y015

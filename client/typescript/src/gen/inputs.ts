@@ -26,7 +26,7 @@ export type ImageSize = ImageSizePreset | ImageDimensions;
 
 /** An adapter (LoRA) to apply to a model. */
 export interface LoraWeight {
-  /** URL of the weights, or the name of an installed adapter. Required. */
+  /** URL of the weights, or the name of an installed adapter: one line, 1 to 2048 characters. Required. */
   path: string;
   /** How strongly to apply it; the range is that of the field that holds this message. Default: 1. */
   scale?: number;
@@ -36,9 +36,9 @@ export interface LoraWeight {
 
 /** A textual inversion to load into a model. */
 export interface TextualInversion {
-  /** URL of the weights. Required. */
+  /** URL of the weights, or the name of installed ones: one line, 1 to 2048 characters. Required. */
   path: string;
-  /** The words that stand for it in a prompt, up to 16. Default: `<s0>`, `<s1>`. */
+  /** The words that stand for it in a prompt, up to 16, of 1 to 128 characters each. Default: `<s0>`, `<s1>`. */
   tokens?: readonly string[];
 }
 
@@ -279,7 +279,11 @@ export interface StableDiffusionV15Input {
 export interface OmnigenV1Input {
   /** What to draw. Required, 1 to 4096 characters. `<img><|image_1|></img>` stands for the first of `input_image_urls`. */
   prompt: string;
-  /** The pictures that the prompt names, up to 8. Default: none. */
+  /**
+   * The pictures that the prompt names, up to 8, with at most 50 megapixels all together. Default: none. One that cannot be fetched or
+   * read: INVALID_ARGUMENT with the reason BAD_IMAGE, which in the queue ends the request. An answer echoes those that were URIs, and
+   * leaves a source empty that came as bytes or as a `data:` URI; in the queue those become files, whose URI is echoed.
+   */
   input_image_urls?: readonly Source[];
   /** Size of the picture. Default: square_hd (1024 x 1024). */
   image_size?: ImageSize;
@@ -369,7 +373,7 @@ export interface FluxLoraImageToImageInput {
   output_format?: ImageFormat;
   /** `none` or `regular`. Default: `none`. */
   acceleration?: "none" | "regular";
-  /** The picture to start from. Required. */
+  /** The picture to start from. Required. Limits, errors and echo: as in FastLcmImageToImageInput. */
   image_url: Source;
   /** How much of the picture to replace, 0.01 to 1 inclusive. Default: 0.85. */
   strength?: number;
@@ -405,9 +409,9 @@ export interface FluxLoraInpaintingInput {
   output_format?: ImageFormat;
   /** `none` or `regular`. Default: `none`. */
   acceleration?: "none" | "regular";
-  /** The picture to start from. Required. */
+  /** The picture to start from. Required. Limits, errors and echo: as in FastLcmImageToImageInput. */
   image_url: Source;
-  /** Where to draw: white is drawn anew, black is kept. Required. */
+  /** Where to draw: white is drawn anew, black is kept. Required. Limits, errors and echo: as `image_url`. */
   mask_url: Source;
   /** How much of the picture to replace, 0.01 to 1 inclusive. Default: 0.85. */
   strength?: number;

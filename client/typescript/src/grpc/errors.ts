@@ -70,5 +70,6 @@ function made(code: number, message: string, details: Detail[]): FlashbulbError 
 }
 
 function fieldError({ field, description }: { field: string; description: string }): FieldError {
-  return { loc: ["body", ...field.split(".")], msg: description, type: "value_error" };
+  const path = (field.match(/[^.[\]]+/g) ?? []).map((part) => (/^\d+$/.test(part) ? Number(part) : part));
+  return { loc: ["body", ...path], msg: description, type: "value_error" };
 }

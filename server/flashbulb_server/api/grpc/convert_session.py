@@ -21,7 +21,7 @@ from flashbulb_server.api.session_messages import (
     Pong,
     option_problems,
 )
-from flashbulb_server.core.catalog import MAX_SEED
+from flashbulb_server.core.fields import MAX_SEED
 from flashbulb_server.core.generation import PreviewImage
 from flashbulb_server.core.realtime import FramePolicy
 from flashbulb_server.errors import FieldViolation, InvalidRequest

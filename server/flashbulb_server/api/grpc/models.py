@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 
 from flashbulb.v1 import model_pb2, model_pb2_grpc
-from flashbulb_server.core.catalog import ENDPOINTS, Endpoint, Field, ModelInfo, default_model, models_of
+from flashbulb_server.core.catalog import ENDPOINTS, Endpoint, ModelInfo, default_model, models_of
+from flashbulb_server.core.fields import Field
 from flashbulb_server.errors import FieldViolation, InvalidRequest
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.wire.outputs import to_model
@@ -64,4 +65,5 @@ def _field(field: Field) -> model_pb2.FieldSpec:
         minimum=field.minimum,
         maximum=field.maximum,
         choices=field.choices,
+        items=[_field(part) for part in field.items] if field.objects else (),
     )

@@ -27,8 +27,9 @@ from flashbulb_server.api.session_messages import (
     Picture,
     Pong,
 )
-from flashbulb_server.core.catalog import ENDPOINTS, MAX_LABEL_CHARS
-from flashbulb_server.core.generation import DrawnImage, PreviewImage, SourceImage
+from flashbulb_server.core.catalog import ENDPOINTS
+from flashbulb_server.core.fields import MAX_LABEL_CHARS
+from flashbulb_server.core.generation import DrawnImage, PreviewImage
 from flashbulb_server.errors import FieldViolation, FlashbulbError, InvalidRequest
 from flashbulb_server.wire.fal import data_uri, error_json, output_json
 from flashbulb_server.wire.outputs import from_output
@@ -110,13 +111,11 @@ class Frames:
         return self._open.pop(frame_id, None) or _Question("", self._text)
 
     def _fields(self, given: Mapping[str, object]) -> dict[str, object]:
-        plain = {name: value for name, value in given.items() if not isinstance(value, bytes)}
-        fields = given_fields(self._endpoint, plain)
+        bytes_given = {
+            _BYTES_FIELDS.get(name, name): value for name, value in given.items() if isinstance(value, bytes)
+        }
+        fields = given_fields(self._endpoint, {**given, **bytes_given})
         known = {field.name for field in self._endpoint.fields}
-        for name, value in given.items():
-            target = _BYTES_FIELDS.get(name, name)
-            if isinstance(value, bytes) and target in known:
-                fields[target] = SourceImage(content=value)
         if self._incremental:
             reset = {name: self._defaults[name] for name, value in given.items() if value is None and name in known}
             return fields | reset

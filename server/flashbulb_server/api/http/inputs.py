@@ -15,7 +15,8 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from flashbulb_server.api.http.problem import Problem, bad_body
-from flashbulb_server.core.catalog import Endpoint, Kind
+from flashbulb_server.core.catalog import Endpoint
+from flashbulb_server.core.fields import Kind
 from flashbulb_server.core.generation import SourceImage
 
 _HEARD_OUT = 4
@@ -107,6 +108,9 @@ def _size(value: object) -> object:
 
 
 def _source(value: object) -> object:
+    """An address or, where it is not JSON that was given, the bytes of a picture."""
+    if isinstance(value, bytes):
+        return SourceImage(content=value)
     return SourceImage(value) if isinstance(value, str) else value
 
 

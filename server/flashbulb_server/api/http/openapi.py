@@ -15,7 +15,8 @@ from flashbulb_server.api.http.answers import json_answer
 from flashbulb_server.api.http.calls import target_of
 from flashbulb_server.api.http.gateway import Gateway
 from flashbulb_server.api.http.schemas import COMPONENTS, Schema, field_schema, input_schema
-from flashbulb_server.core.catalog import ENDPOINTS, Endpoint, Kind
+from flashbulb_server.core.catalog import ENDPOINTS, Endpoint
+from flashbulb_server.core.fields import Kind
 
 _INVALID, _ERROR = "#/components/schemas/Invalid", "#/components/schemas/Error"
 _TELLING: Mapping[int, str] = {
@@ -230,7 +231,7 @@ def _query(endpoint: Endpoint) -> list[Schema]:
             else {"type": "string", "enum": list(field.choices)},
         }
         for field in endpoint.fields
-        if field.kind not in (Kind.SOURCES, Kind.LORAS, Kind.EMBEDDINGS)
+        if not field.kind.many
     ]
 
 

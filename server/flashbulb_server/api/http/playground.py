@@ -14,7 +14,8 @@ from starlette.routing import BaseRoute, Route
 from flashbulb_server.api.http.answers import json_answer
 from flashbulb_server.api.http.auth import authenticate
 from flashbulb_server.api.http.gateway import Gateway
-from flashbulb_server.core.catalog import ENDPOINTS, IMAGE_SIZES, Endpoint, ModelInfo, default_model, models_of
+from flashbulb_server.core.catalog import ENDPOINTS, Endpoint, ModelInfo, default_model, models_of
+from flashbulb_server.core.fields import IMAGE_SIZES
 
 _FOLDER = Path(__file__).with_suffix("")
 _PAGE = "index.html"

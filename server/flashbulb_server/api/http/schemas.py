@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from flashbulb_server.core.catalog import Endpoint, Field, Kind
+from flashbulb_server.core.catalog import Endpoint
 from flashbulb_server.core.descriptions import FIELDS
+from flashbulb_server.core.fields import Field, Kind
 from flashbulb_server.core.sources import MAX_DATA_CHARS
 
 Schema = dict[str, object]
 
 _PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
+_PRINTABLE_LINE = r"^[^\u0000-\u001f\u007f-\u009f]*$"
 _ADDRESS = r"^(https?://[^\s]+|data:[^,]*,[\s\S]*|flashbulb://files/[^\s]+)$"
 _SOURCE: Schema = {"type": "string", "pattern": _ADDRESS, "maxLength": MAX_DATA_CHARS}
 
@@ -27,12 +29,17 @@ def input_schema(endpoint: Endpoint) -> Schema:
 
 def field_schema(field: Field) -> Schema:
     """Of one field."""
+    schema = _schema(field)
+    schema["description"] = FIELDS[field.name]
+    return schema
+
+
+def _schema(field: Field) -> Schema:
     schema = _SCHEMAS[field.kind](field)
     if not field.required:
         schema = _or_null(schema)
         if field.default is not None:
-            schema["default"] = field.default
-    schema["description"] = FIELDS[field.name]
+            schema["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
     return schema
 
 
@@ -49,9 +56,10 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _text(field: Field) -> Schema:
-    schema: Schema = {"type": "string", "pattern": _PRINTABLE}
+    printable = _PRINTABLE_LINE if field.kind is Kind.REFERENCE else _PRINTABLE
+    schema: Schema = {"type": "string", "pattern": printable}
     if field.required:
-        schema["pattern"] = r"^(?=[\s\S]*\S)" + _PRINTABLE[1:]
+        schema["pattern"] = r"^(?=[\s\S]*\S)" + printable[1:]
         schema["minLength"] = 1
     if field.maximum is not None:
         schema["maxLength"] = int(field.maximum)
@@ -77,33 +85,34 @@ def _size(field: Field) -> Schema:
     }
 
 
-def _items(schema: Schema) -> Callable[[Field], Schema]:
-    return lambda field: {"type": "array", "items": schema, "maxItems": int(field.maximum or 0)}
+def _list(field: Field) -> Schema:
+    return {"type": "array", "items": _schema(field.items[0]), "maxItems": int(field.maximum or 0)}
 
 
-_LORA: Schema = {
-    "type": "object",
-    "title": "LoraWeight",
-    "required": ["path"],
-    "properties": {"path": {"type": "string"}, "scale": {"type": "number", "default": 1, "minimum": 0, "maximum": 4}},
-}
-_EMBEDDING: Schema = {
-    "type": "object",
-    "title": "Embedding",
-    "required": ["path"],
-    "properties": {"path": {"type": "string"}, "tokens": {"type": "array", "items": {"type": "string"}}},
-}
+def _objects(field: Field) -> Schema:
+    item: Schema = {
+        "type": "object",
+        "title": _TITLES[field.kind],
+        "required": [part.name for part in field.items if part.required],
+        "properties": {part.name: field_schema(part) for part in field.items},
+    }
+    return {"type": "array", "items": item, "maxItems": int(field.maximum or 0)}
+
+
+_TITLES: Mapping[Kind, str] = {Kind.LORAS: "LoraWeight", Kind.EMBEDDINGS: "Embedding"}
 _SCHEMAS: Mapping[Kind, Callable[[Field], Schema]] = {
     Kind.TEXT: _text,
+    Kind.REFERENCE: _text,
     Kind.INTEGER: _number,
     Kind.NUMBER: _number,
     Kind.BOOLEAN: lambda _: {"type": "boolean"},
     Kind.CHOICE: _choice,
     Kind.SIZE: _size,
     Kind.SOURCE: lambda _: dict(_SOURCE),
-    Kind.SOURCES: _items(_SOURCE),
-    Kind.LORAS: _items(_LORA),
-    Kind.EMBEDDINGS: _items(_EMBEDDING),
+    Kind.SOURCES: _list,
+    Kind.REFERENCES: _list,
+    Kind.LORAS: _objects,
+    Kind.EMBEDDINGS: _objects,
 }
 
 

@@ -89,6 +89,8 @@ def test_pictures_come_as_bytes_or_by_link() -> None:
         assert changes["mask_url"] == SourceImage(content=b"m")
     assert frames(endpoint).read('{"image_url":"https://a/b"}').changes["image_url"] == SourceImage("https://a/b")
     assert "image_url" not in frames().read(packed(image_bytes=b"x")).changes, "no field of this endpoint"
+    several = frames("omnigen-v1").read(packed(input_image_urls=[b"\x89PNG", "http://a/b"])).changes
+    assert several["input_image_urls"] == [SourceImage(content=b"\x89PNG"), SourceImage("http://a/b")]
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ export const file_flashbulb_v1_input: GenFile = /*@__PURE__*/
  * The input of one generation. The member that is set names the endpoint.
  *
  * A field that is absent takes the endpoint's default. Every value out of its range is reported in one INVALID_ARGUMENT
- * (google.rpc.BadRequest, one violation a field), and nothing is stored. An answer echoes this message with every value
- * resolved, so that any picture can be made again.
+ * (google.rpc.BadRequest, one violation a field, such as `loras[1].scale`), and nothing is stored. An answer echoes this message with
+ * every value resolved, so that any picture can be made again.
  *
  * @generated from message flashbulb.v1.GenerationInput
  */
@@ -671,7 +671,9 @@ export type OmnigenV1Input = Message<"flashbulb.v1.OmnigenV1Input"> & {
   prompt: string;
 
   /**
-   * The pictures that the prompt names, up to 8. Default: none.
+   * The pictures that the prompt names, up to 8, with at most 50 megapixels all together. Default: none. One that cannot be fetched or
+   * read: INVALID_ARGUMENT with the reason BAD_IMAGE, which in the queue ends the request. An answer echoes those that were URIs, and
+   * leaves a source empty that came as bytes or as a `data:` URI; in the queue those become files, whose URI is echoed.
    *
    * @generated from field: repeated flashbulb.v1.ImageSource input_image_urls = 2;
    */
@@ -929,7 +931,7 @@ export type FluxLoraImageToImageInput = Message<"flashbulb.v1.FluxLoraImageToIma
   acceleration?: string;
 
   /**
-   * The picture to start from. Required.
+   * The picture to start from. Required. Limits, errors and echo: as in FastLcmImageToImageInput.
    *
    * @generated from field: flashbulb.v1.ImageSource image_url = 12;
    */
@@ -1036,14 +1038,14 @@ export type FluxLoraInpaintingInput = Message<"flashbulb.v1.FluxLoraInpaintingIn
   acceleration?: string;
 
   /**
-   * The picture to start from. Required.
+   * The picture to start from. Required. Limits, errors and echo: as in FastLcmImageToImageInput.
    *
    * @generated from field: flashbulb.v1.ImageSource image_url = 12;
    */
   imageUrl?: ImageSource;
 
   /**
-   * Where to draw: white is drawn anew, black is kept. Required.
+   * Where to draw: white is drawn anew, black is kept. Required. Limits, errors and echo: as `image_url`.
    *
    * @generated from field: flashbulb.v1.ImageSource mask_url = 13;
    */
@@ -1071,7 +1073,7 @@ export const FluxLoraInpaintingInputSchema: GenMessage<FluxLoraInpaintingInput> 
  */
 export type LoraWeight = Message<"flashbulb.v1.LoraWeight"> & {
   /**
-   * URL of the weights, or the name of an installed adapter. Required.
+   * URL of the weights, or the name of an installed adapter: one line, 1 to 2048 characters. Required.
    *
    * @generated from field: string path = 1;
    */
@@ -1106,14 +1108,14 @@ export const LoraWeightSchema: GenMessage<LoraWeight> = /*@__PURE__*/
  */
 export type TextualInversion = Message<"flashbulb.v1.TextualInversion"> & {
   /**
-   * URL of the weights. Required.
+   * URL of the weights, or the name of installed ones: one line, 1 to 2048 characters. Required.
    *
    * @generated from field: string path = 1;
    */
   path: string;
 
   /**
-   * The words that stand for it in a prompt, up to 16. Default: `<s0>`, `<s1>`.
+   * The words that stand for it in a prompt, up to 16, of 1 to 128 characters each. Default: `<s0>`, `<s1>`.
    *
    * @generated from field: repeated string tokens = 2;
    */

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file flashbulb/v1/model.proto.
  */
 export const file_flashbulb_v1_model: GenFile = /*@__PURE__*/
-  fileDesc("ChhmbGFzaGJ1bGIvdjEvbW9kZWwucHJvdG8SDGZsYXNoYnVsYi52MSKWAQoIRW5kcG9pbnQSEAoIZW5kcG9pbnQYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkSEwoLaW5wdXRfZmllbGQYAyABKAkSJwoGZmllbGRzGAQgAygLMhcuZmxhc2hidWxiLnYxLkZpZWxkU3BlYxIOCgZtb2RlbHMYBSADKAkSFQoNZGVmYXVsdF9tb2RlbBgGIAEoCSKWAQoJRmllbGRTcGVjEgwKBG5hbWUYASABKAkSEAoIcmVxdWlyZWQYAiABKAgSFAoMZGVmYXVsdF9qc29uGAMgASgJEhQKB21pbmltdW0YBCABKAFIAIgBARIUCgdtYXhpbXVtGAUgASgBSAGIAQESDwoHY2hvaWNlcxgGIAMoCUIKCghfbWluaW11bUIKCghfbWF4aW11bSL6AQoFTW9kZWwSDAoEbmFtZRgBIAEoCRIRCgllbmRwb2ludHMYAiADKAkSEwoLbmF0aXZlX3NpemUYAyABKAUSEQoJcmVzYW1wbGVzGAQgASgIEhgKEG1heF9pbWFnZV9waXhlbHMYBSABKAMSKAoIZmlkZWxpdHkYBiABKA4yFi5mbGFzaGJ1bGIudjEuRmlkZWxpdHkSFAoMbGl2ZV93b3JrZXJzGAcgASgFEh8KF3NhZmV0eV9jaGVja2VyX3ZlcnNpb25zGAggAygJEhwKFHNhZmVfYnlfY29uc3RydWN0aW9uGAkgASgIEg8KB2JhY2tlbmQYCiABKAkiFgoUTGlzdEVuZHBvaW50c1JlcXVlc3QiQgoVTGlzdEVuZHBvaW50c1Jlc3BvbnNlEikKCWVuZHBvaW50cxgBIAMoCzIWLmZsYXNoYnVsYi52MS5FbmRwb2ludCIlChFMaXN0TW9kZWxzUmVxdWVzdBIQCghlbmRwb2ludBgBIAEoCSI5ChJMaXN0TW9kZWxzUmVzcG9uc2USIwoGbW9kZWxzGAEgAygLMhMuZmxhc2hidWxiLnYxLk1vZGVsMrkBCgxNb2RlbFNlcnZpY2USWAoNTGlzdEVuZHBvaW50cxIiLmZsYXNoYnVsYi52MS5MaXN0RW5kcG9pbnRzUmVxdWVzdBojLmZsYXNoYnVsYi52MS5MaXN0RW5kcG9pbnRzUmVzcG9uc2USTwoKTGlzdE1vZGVscxIfLmZsYXNoYnVsYi52MS5MaXN0TW9kZWxzUmVxdWVzdBogLmZsYXNoYnVsYi52MS5MaXN0TW9kZWxzUmVzcG9uc2VCQAoMZmxhc2hidWxiLnYxQgpNb2RlbFByb3RvUAFaImZsYXNoYnVsYi9jbGllbnQvZ28vdjE7Zmxhc2hidWxidjFiBnByb3RvMw", [file_flashbulb_v1_generation]);
+  fileDesc("ChhmbGFzaGJ1bGIvdjEvbW9kZWwucHJvdG8SDGZsYXNoYnVsYi52MSKWAQoIRW5kcG9pbnQSEAoIZW5kcG9pbnQYASABKAkSEwoLZGVzY3JpcHRpb24YAiABKAkSEwoLaW5wdXRfZmllbGQYAyABKAkSJwoGZmllbGRzGAQgAygLMhcuZmxhc2hidWxiLnYxLkZpZWxkU3BlYxIOCgZtb2RlbHMYBSADKAkSFQoNZGVmYXVsdF9tb2RlbBgGIAEoCSK+AQoJRmllbGRTcGVjEgwKBG5hbWUYASABKAkSEAoIcmVxdWlyZWQYAiABKAgSFAoMZGVmYXVsdF9qc29uGAMgASgJEhQKB21pbmltdW0YBCABKAFIAIgBARIUCgdtYXhpbXVtGAUgASgBSAGIAQESDwoHY2hvaWNlcxgGIAMoCRImCgVpdGVtcxgHIAMoCzIXLmZsYXNoYnVsYi52MS5GaWVsZFNwZWNCCgoIX21pbmltdW1CCgoIX21heGltdW0i+gEKBU1vZGVsEgwKBG5hbWUYASABKAkSEQoJZW5kcG9pbnRzGAIgAygJEhMKC25hdGl2ZV9zaXplGAMgASgFEhEKCXJlc2FtcGxlcxgEIAEoCBIYChBtYXhfaW1hZ2VfcGl4ZWxzGAUgASgDEigKCGZpZGVsaXR5GAYgASgOMhYuZmxhc2hidWxiLnYxLkZpZGVsaXR5EhQKDGxpdmVfd29ya2VycxgHIAEoBRIfChdzYWZldHlfY2hlY2tlcl92ZXJzaW9ucxgIIAMoCRIcChRzYWZlX2J5X2NvbnN0cnVjdGlvbhgJIAEoCBIPCgdiYWNrZW5kGAogASgJIhYKFExpc3RFbmRwb2ludHNSZXF1ZXN0IkIKFUxpc3RFbmRwb2ludHNSZXNwb25zZRIpCgllbmRwb2ludHMYASADKAsyFi5mbGFzaGJ1bGIudjEuRW5kcG9pbnQiJQoRTGlzdE1vZGVsc1JlcXVlc3QSEAoIZW5kcG9pbnQYASABKAkiOQoSTGlzdE1vZGVsc1Jlc3BvbnNlEiMKBm1vZGVscxgBIAMoCzITLmZsYXNoYnVsYi52MS5Nb2RlbDK5AQoMTW9kZWxTZXJ2aWNlElgKDUxpc3RFbmRwb2ludHMSIi5mbGFzaGJ1bGIudjEuTGlzdEVuZHBvaW50c1JlcXVlc3QaIy5mbGFzaGJ1bGIudjEuTGlzdEVuZHBvaW50c1Jlc3BvbnNlEk8KCkxpc3RNb2RlbHMSHy5mbGFzaGJ1bGIudjEuTGlzdE1vZGVsc1JlcXVlc3QaIC5mbGFzaGJ1bGIudjEuTGlzdE1vZGVsc1Jlc3BvbnNlQkAKDGZsYXNoYnVsYi52MUIKTW9kZWxQcm90b1ABWiJmbGFzaGJ1bGIvY2xpZW50L2dvL3YxO2ZsYXNoYnVsYnYxYgZwcm90bzM", [file_flashbulb_v1_generation]);
 
 /**
  * A typed task.
@@ -98,14 +98,14 @@ export type FieldSpec = Message<"flashbulb.v1.FieldSpec"> & {
   defaultJson: string;
 
   /**
-   * Smallest value, or shortest length of a text; unset: no limit.
+   * Smallest value, or least characters of a text or items of a list; unset: no limit.
    *
    * @generated from field: optional double minimum = 4;
    */
   minimum?: number;
 
   /**
-   * Largest value, or longest length of a text; unset: no limit.
+   * Largest value, or most characters of a text or items of a list; unset: no limit.
    *
    * @generated from field: optional double maximum = 5;
    */
@@ -117,6 +117,13 @@ export type FieldSpec = Message<"flashbulb.v1.FieldSpec"> & {
    * @generated from field: repeated string choices = 6;
    */
   choices: string[];
+
+  /**
+   * Of a list: the fields that each of its items has. Empty where the items have none.
+   *
+   * @generated from field: repeated flashbulb.v1.FieldSpec items = 7;
+   */
+  items: FieldSpec[];
 };
 
 /**
