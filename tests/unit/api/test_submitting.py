@@ -214,7 +214,7 @@ async def test_nothing_acknowledged_is_lost_and_a_key_has_one_id_in_any_order(de
             assert request_id in world.stored, f"seed {seed}: acknowledged and lost"
             queued = world.stored[request_id].request.state is State.QUEUED
             assert not queued or request_id in world.queue, f"seed {seed}: acknowledged, and nobody will draw it"
-            picture = world.stored[request_id].request.spec.sources["image"].uri
+            picture = world.stored[request_id].request.spec.sources["image_url"].uri
             assert picture in world.files, f"seed {seed}: its picture is gone"
             assert [b.request_id for b in world.bound.values()] == [request_id], f"seed {seed}: its key is free"
     assert answers > 200 and refused > 200  # both ends were met
