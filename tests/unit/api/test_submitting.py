@@ -141,7 +141,7 @@ class World:
 
     # files
     async def read(self, spec: object) -> Mapping[str, bytes]:
-        return {"image": b"picture"}
+        return {"image_url": b"picture"}
 
     async def store(self, files: InlineFiles) -> None:
         await self.steps.turn()
