@@ -39,6 +39,7 @@ class SleepingPipeline:
         decode_seconds: float = 0.0,
         safe: bool = True,
         flagged: bool = False,
+        endpoints: tuple[str, ...] = ("fast-lcm-diffusion",),
     ) -> None:
         self.seconds = seconds
         self.decode_seconds = decode_seconds
@@ -46,7 +47,7 @@ class SleepingPipeline:
         self.batches: list[int] = []
         self.info = ModelInfo(
             name=name,
-            endpoints=("fast-lcm-diffusion",),
+            endpoints=endpoints,
             native_size=64,
             resamples=False,
             max_image_pixels=4_194_304,

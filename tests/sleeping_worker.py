@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from flashbulb_server.config import Settings, WorkerSettings
+from flashbulb_server.core.catalog import ENDPOINTS
 from flashbulb_server.core.pipeline import Pixels
 from flashbulb_server.observability import logs
 from flashbulb_server.supervisor import process
@@ -29,10 +30,10 @@ _ROOT = Path(__file__).parent.parent
 
 
 class NoisePipeline(SleepingPipeline):
-    """Sleeps, then gives the same noise for every picture: it makes larger files than a colour does."""
+    """Sleeps, then gives the same noise for every picture: it makes larger files than a colour does. Announces every endpoint."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(seconds=seconds)
+        super().__init__(seconds=seconds, endpoints=tuple(ENDPOINTS))
         self._pictures: dict[tuple[int, int], Pixels] = {(SIDE, SIDE): noise()}
 
     def decode(self, lanes: Sequence[SleepingLane]) -> Sequence[Pixels]:

@@ -39,7 +39,8 @@ def make_image_spec(**values) -> GenerationSpec:
 
 def make_edit_spec(*pictures: SourceImage, **values) -> GenerationSpec:
     """A spec of an edit that speaks of these pictures, with the given values changed."""
-    return GenerationSpec(**{**DEFAULTS, "endpoint": "omnigen-v1", "input_images": pictures, **values})
+    more = {"endpoint": "omnigen-v1", "input_images": pictures, "img_guidance_scale": 1.6, "safety_checker_version": ""}
+    return GenerationSpec(**{**DEFAULTS, **more, **values})
 
 
 def make_inpainting_spec(**values) -> GenerationSpec:

@@ -274,6 +274,7 @@ def output(
         fidelity=generation_pb2.FIDELITY_EXACT,
         mean_batch_size=1.5,
         request_id="mine",
+        model_name="flashbulb/tiny",
     )
 
 
@@ -299,6 +300,7 @@ def drawn(frame: realtime_pb2.InputFrame, *, superseded: int = 0, content: bytes
         superseded_frames=superseded,
         has_nsfw_concepts=[False],
         fidelity=generation_pb2.FIDELITY_CLOSE,
+        model_name="flashbulb/tiny",
     )
     message.age.FromMilliseconds(25)
     return realtime_pb2.ConnectResponse(frame=message)

@@ -54,7 +54,7 @@ def test_generate_draws_through_the_queue_and_saves(run, server):
     assert Path("r1.jpeg").read_bytes() == b"jpeg"
     assert "r1.jpeg  512x512  seed 7" in done.stdout
     assert "http://127.0.0.1:9/p.jpeg" in done.stdout
-    assert "inference 0.250 s" in done.stdout
+    assert "flashbulb/tiny  inference 0.250 s" in done.stdout
     assert done.stderr == ""
     assert server.requests("Submit")[0].input.fast_lcm_text_to_image.prompt == "a red apple"
 
@@ -142,6 +142,7 @@ def test_json_of_a_result_is_all_of_stdout(run, server):
     answer = json.loads(done.stdout)
     assert [image["file"] for image in answer["images"]] == ["r1-0.jpeg", "r1-1.jpeg"]
     assert (answer["request_id"], answer["seed"], answer["fidelity"]) == ("r1", 7, "exact")
+    assert answer["model_name"] == "flashbulb/tiny"
     assert answer["resolved_input"] == {"endpoint": "fast-lcm-diffusion", "prompt": "a red apple", "seed": 7}
     assert "content" not in answer["images"][0]
     assert done.stderr == ""

@@ -70,6 +70,7 @@ async def test_a_picture_follows_a_send(client, server):
     assert isinstance(frame, Frame)
     assert (frame.frame_id, frame.images[0].content, frame.age) == (1, b"a", 0.025)
     assert (frame.fidelity, frame.has_nsfw_concepts, frame.timings) == ("close", (False,), {"denoise": 0.02})
+    assert frame.model_name == "flashbulb/tiny"
     assert 0 < frame.latency < LIMIT
     opening = server.calls[0].request[0].open
     assert (opening.max_fps, opening.frame_policy) == (30, realtime_pb2.FRAME_POLICY_NEWEST)

@@ -14,6 +14,7 @@ import pytest
 from tests.driving import Caller, stopped
 from tests.gateway import SECONDS, Fal
 from tests.service import SPARE_KEYS, RunningService, Stubs, apple, stubs
+from tests.sleeping_worker import SleepingService
 
 _keys = iter(SPARE_KEYS)
 
@@ -52,6 +53,16 @@ def me(call: Stubs) -> Caller:
 def stranger(call: Stubs) -> Caller:
     """Another caller."""
     return Caller(call, next(_keys))
+
+
+@pytest.fixture(scope="session")
+def quick_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that draws at once, whatever the endpoint: with a pipeline without networks. Tests must not break it."""
+    running = SleepingService(tmp_path_factory.mktemp("quick"), seconds=0.0)
+    running.start()
+    yield running
+    assert running.stop() == 0
+    assert running.errors() == []
 
 
 TOKEN_SECRET = "a secret of the tests, longer than thirty-two characters"

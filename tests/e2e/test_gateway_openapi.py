@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 import schemathesis
@@ -17,21 +15,10 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.gateway import LCM
 from tests.service import KEY, RunningService
-from tests.sleeping_worker import SleepingService
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
-
-
-@pytest.fixture(scope="module")
-def quick_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that draws at once."""
-    running = SleepingService(tmp_path_factory.mktemp("quick"), seconds=0.0)
-    running.start()
-    yield running
-    assert running.stop() == 0
-    assert running.errors() == []
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ of each over protobuf and JSON.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -18,9 +17,9 @@ from flashbulb_server.core.validation import resolve, resolve_session
 from flashbulb_server.errors import InvalidRequest, SafetyCheckerUnavailable
 from flashbulb_server.wire.fal import error_json
 from flashbulb_server.wire.inputs import given_fields, to_input, to_spec
+from tests.whole_inputs import MASK, PICTURE, WHOLE, in_protobuf, of_endpoint
 
 FAKE = ModelInfo("fake", tuple(ENDPOINTS), 64, False, 4_194_304, "EXACT", safe_by_construction=True)
-PICTURE, MASK = "https://pictures.example/a.png", "https://pictures.example/m.png"
 GIVEN = {"prompt": "a red apple", "image_url": PICTURE, "mask_url": MASK}
 LINE = "x" * 2048
 
@@ -150,27 +149,12 @@ DEFAULTS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 """Of the published schemas. What an endpoint has no field for has no effect."""
 
-WHOLE: dict[str, object] = {
-    **{name: values[-1] for name, values in GOOD.items()},
-    "prompt": "a cat",
-    "image_size": {"width": 640, "height": 480},
-    "seed": 7,
-    "expand_prompt": False,
-    "input_image_urls": [PICTURE, MASK],
-    "loras": [{"path": "a", "scale": 0.25, "force": True}, {"path": "b"}],
-}
 each_endpoint = pytest.mark.parametrize("endpoint", list(ENDPOINTS.values()), ids=lambda e: e.id)
 each_field = pytest.mark.parametrize(
     ("endpoint", "field"),
     [(endpoint, field) for endpoint in ENDPOINTS.values() for field in endpoint.fields],
     ids=lambda value: getattr(value, "id", None) or value.name,
 )
-
-
-def of_endpoint(endpoint: Endpoint, values: dict[str, object]) -> dict[str, object]:
-    """The values that the endpoint has fields for."""
-    names = {field.name for field in endpoint.fields}
-    return {name: value for name, value in values.items() if name in names}
 
 
 def resolved(endpoint: Endpoint, given: dict[str, object], model: ModelInfo = FAKE) -> GenerationSpec:
@@ -200,31 +184,9 @@ def expected(field: Field, value: object) -> object:
             return value
 
 
-def in_protobuf(endpoint: Endpoint, values: dict[str, object]) -> input_pb2.GenerationInput:
-    """The same input as a caller of gRPC sends it."""
-    made: dict[str, object] = dict(values)
-    for name, value in values.items():
-        match endpoint.field(name).kind:
-            case Kind.SIZE:
-                made[name] = (
-                    {"preset": f"IMAGE_SIZE_PRESET_{value.upper()}"}
-                    if isinstance(value, str)
-                    else {"dimensions": value}
-                )
-            case Kind.SOURCE:
-                made[name] = {"uri": value}
-            case Kind.SOURCES:
-                made[name] = [{"uri": uri} for uri in value]
-            case Kind.CHOICE if name != "acceleration":
-                prefix = "SAFETY_CHECKER_VERSION" if name == "safety_checker_version" else "IMAGE_FORMAT"
-                made[name] = f"{prefix}_{str(value).upper()}"
-    message = input_pb2.GenerationInput(**{endpoint.input_field: made})
-    return input_pb2.GenerationInput.FromString(message.SerializeToString())
-
-
 def test_the_tables_hold_every_field():
     names = {field.name for endpoint in ENDPOINTS.values() for field in endpoint.fields}
-    assert set(GOOD) == set(BAD) == names
+    assert set(GOOD) == set(BAD) == set(WHOLE) == names
     assert set(DEFAULTS) == set(ENDPOINTS)
 
 
@@ -259,8 +221,8 @@ def test_good_values_are_taken_and_survive_the_way(endpoint, field):
         spec = resolved(endpoint, given)
         if field.kind is not Kind.SIZE:
             assert getattr(spec, ATTRIBUTES.get(field.name, field.name)) == expected(field, value), value
-        back = to_spec(input_pb2.GenerationInput.FromString(to_input(spec).SerializeToString()))
-        assert {**asdict(back), "model_name": "fake"} == asdict(spec), value
+        back = to_spec(input_pb2.GenerationInput.FromString(to_input(spec).SerializeToString()), spec.model_name)
+        assert back == spec, value
 
 
 @each_field

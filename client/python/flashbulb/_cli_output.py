@@ -138,7 +138,7 @@ def show_result(result: Result, paths: list[Path], as_json: bool) -> None:
         if image.url:
             typer.echo(f"  {image.url}")
     spent = "  ".join(f"{name} {seconds:.3f} s" for name, seconds in sorted(result.timings.items()))
-    typer.echo("  ".join(part for part in (result.request_id, spent) if part))
+    typer.echo("  ".join(part for part in (result.request_id, result.model_name, spent) if part))
 
 
 def status_line(status: RequestStatus) -> str:

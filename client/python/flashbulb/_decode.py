@@ -52,6 +52,7 @@ def result(message: generation_pb2.GenerationOutput, request_id: str) -> results
         mean_batch_size=message.mean_batch_size,
         request_id=request_id,
         label=message.request_id,
+        model_name=message.model_name,
     )
 
 
@@ -149,6 +150,7 @@ def frame(message: realtime_pb2.OutputFrame, frame_id: int, latency: float, supe
         superseded=message.superseded_frames + superseded,
         has_nsfw_concepts=tuple(message.has_nsfw_concepts),
         fidelity=_enum(generation_pb2.Fidelity.DESCRIPTOR, message.fidelity),
+        model_name=message.model_name,
     )
 
 

@@ -23,6 +23,8 @@ export interface RealtimeOutput {
   seed: number;
   has_nsfw_concepts: boolean[];
   prompt: string;
+  /** The model that drew it. */
+  model_name: string;
   /** The input's own label, if it had one. */
   request_id?: string;
 }

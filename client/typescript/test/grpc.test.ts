@@ -116,6 +116,7 @@ test("a session draws what was sent, and only the newest of what comes faster", 
     const first = await heard.result(1);
     assertJpeg(first.images[0]?.content);
     assert.deepEqual([first.seed, first.prompt, first.request_id, first.images[0]?.width], [7, "a red apple", "mine", 128]);
+    assert.equal(first.model_name, "flashbulb/tiny");
     for (let n = 0; n < 20; n++) session.update({ prompt: `apple ${n}` });
     assert.equal((await heard.result(21)).prompt, "apple 19");
     assert.ok(heard.dropped.length >= 10 && heard.dropped.every(({ reason }) => reason === "superseded"));

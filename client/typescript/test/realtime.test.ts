@@ -42,9 +42,11 @@ test("a session draws what was sent, as a direct call does", async () => {
   const previews: Preview[] = [];
   const session = client().realtime.connect(ENDPOINT, { ...heard.handlers, onPreview: (preview) => previews.push(preview) });
   session.send({ ...APPLE, request_id: "mine" });
-  const { images, seed, prompt, request_id } = await heard.result(1);
+  const { images, seed, prompt, request_id, model_name } = await heard.result(1);
   assert.deepEqual([seed, prompt, request_id, images[0]?.width], [7, "a red apple", "mine", 128]);
+  assert.equal(model_name, "flashbulb/tiny");
   const direct = await client().run(ENDPOINT, { input: APPLE });
+  assert.equal(direct.data.model_name, model_name);
   assert.deepEqual(images[0]?.content, await fetched(direct.data.images[0]!.url));
   assert.ok(previews.length > 0);
   assertJpeg(previews[0]!.content);

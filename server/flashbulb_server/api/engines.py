@@ -150,6 +150,7 @@ class _Stream:
             request_id=order.request_id,
             owner=order.owner,
             input=to_input(order.spec),
+            model_name=order.spec.model_name,
             work_class=_WORK_CLASSES[order.work_class],
             timeout=None if order.timeout is None else to_duration(order.timeout),
             include_progress=order.progress,

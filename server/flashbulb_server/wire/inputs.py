@@ -63,11 +63,14 @@ def to_input(spec: GenerationSpec, *, echo: bool = False) -> input_pb2.Generatio
     return input_pb2.GenerationInput(**{member: fields})  # type: ignore[arg-type]  # protobuf takes dicts for messages
 
 
-def to_spec(message: input_pb2.GenerationInput) -> GenerationSpec:
-    """The spec of an input that this service resolved before; it is not judged again."""
+def to_spec(message: input_pb2.GenerationInput, model_name: str) -> GenerationSpec:
+    """The spec of an input that this service resolved before; it is not judged again.
+
+    `model_name`: the model that draws. Empty where an earlier release did not say it beside the input: then the input names it.
+    """
     endpoint, given = given_fields(message)
     values = {name: _kept(name, value) for name, value in given.items()}
-    return GenerationSpec.of(endpoint, str(given.get("model_name", "")), values)
+    return GenerationSpec.of(endpoint, model_name or str(given.get("model_name", "")), values)
 
 
 def _kept(name: str, value: object) -> object:

@@ -36,6 +36,7 @@ def output_fields(
         "resolved_input": resolved or to_input(result.spec, echo=True),
         "fidelity": _FIDELITIES[result.fidelity],
         "mean_batch_size": result.mean_batch_size,
+        "model_name": result.spec.model_name,
     }
 
 
@@ -43,7 +44,7 @@ def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] =
     """The result; `keys` are those of the stored images, in order, if there are any."""
     padded = keys or ("",) * len(output.images)
     return GenerationResult(
-        spec=to_spec(output.resolved_input),
+        spec=to_spec(output.resolved_input, output.model_name),
         images=tuple(_from_image(image, key) for image, key in zip(output.images, padded, strict=True)),
         has_nsfw_concepts=tuple(output.has_nsfw_concepts),
         fidelity=generation_pb2.Fidelity.Name(output.fidelity).removeprefix("FIDELITY_"),

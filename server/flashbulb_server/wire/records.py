@@ -85,6 +85,7 @@ def encode_request(request: Request) -> bytes:
         request_id=request.request_id,
         owner=request.owner,
         input=to_input(request.spec),
+        model_name=request.spec.model_name,
         state=to_state(request.state),
         priority=to_priority(request.priority),
         runner_hint=request.runner_hint,
@@ -123,7 +124,7 @@ def decode_request(data: bytes) -> Request:
     return Request(
         request_id=record.request_id,
         owner=record.owner,
-        spec=to_spec(record.input),
+        spec=to_spec(record.input, record.model_name),
         state=from_state(record.state),
         priority=from_priority(record.priority),
         runner_hint=record.runner_hint,

@@ -74,7 +74,7 @@ class Call:
     def begin(self) -> None:
         """Hands it to the engine, or fetches its pictures first."""
         try:
-            spec = to_spec(self._start.input)
+            spec = to_spec(self._start.input, self._start.model_name)
             if spec.sources:
                 self._go_on(self._gather(spec))
             else:

@@ -143,7 +143,9 @@ def test_an_opened_session_echoes_its_values_but_no_pictures() -> None:
     assert (opened.idle_timeout.seconds, opened.idle_timeout.nanos) == (2, 500_000_000)
     assert opened.resolved_defaults.fast_lcm_image_to_image.prompt == "a red apple"
     assert opened.ByteSize() < 1000
-    assert not from_outgoing(Opened("id", "token", None, 1.0), 1, 0.0).opened.HasField("resolved_defaults")
+    assert opened.model_name == "flashbulb/tiny"
+    unresolved = from_outgoing(Opened("id", "token", None, 1.0), 1, 0.0).opened
+    assert not unresolved.HasField("resolved_defaults") and unresolved.model_name == ""
     echoed = from_outgoing(Opened("id", "token", make_spec(), 1.0), 1, 0.0).opened.resolved_defaults
     assert echoed.fast_lcm_text_to_image.seed == 7
 
@@ -155,6 +157,7 @@ def test_a_picture() -> None:
         timings={"denoise": 0.5},
         has_nsfw_concepts=[False],
         fidelity=generation_pb2.FIDELITY_CLOSE,
+        model_name="some/model",
     )
     response = from_outgoing(Picture(4, output, 0.25, 3), 17, 0.0)
     assert response.sequence == 17
@@ -167,6 +170,7 @@ def test_a_picture() -> None:
         superseded_frames=3,
         has_nsfw_concepts=[False],
         fidelity=generation_pb2.FIDELITY_CLOSE,
+        model_name="some/model",
     )
 
 

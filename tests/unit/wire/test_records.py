@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flashbulb.internal.v1 import record_pb2
 from flashbulb.v1 import queue_pb2
 from flashbulb_server.core import requests
-from flashbulb_server.core.generation import DrawnImage, GenerationResult, PreviewImage, Progress
+from flashbulb_server.core.generation import DrawnImage, GenerationResult, PreviewImage, Progress, SourceImage
 from flashbulb_server.core.requests import Failure, LogLevel, LogLine, Priority, Request, State
 from flashbulb_server.errors import RequestCancelled, StartTimeout, WorkerLost
 from flashbulb_server.wire.records import (
@@ -31,7 +31,7 @@ from flashbulb_server.wire.records import (
     to_priority,
     to_state,
 )
-from tests.specs import make_spec
+from tests.specs import make_edit_spec, make_spec
 from tests.unit.wire.values import SPECS, TEXTS, quick
 
 NOW = 1_700_000_000.123456
@@ -81,6 +81,20 @@ def test_a_request_was_tried_in_every_state():
 def test_any_input_comes_back_as_it_was(spec, hint, now):
     request = Request("r", "demo", spec, State.QUEUED, Priority.NORMAL, now, now + 60, runner_hint=hint)
     assert decode_request(encode_request(request)) == request
+
+
+def test_the_model_that_draws_is_kept_where_the_input_names_none():
+    spec = make_edit_spec(SourceImage("https://a.example/b.png"), model_name="some/model")
+    request = requests.start(replace(every_request()[0], spec=spec), worker_id="w1", now=NOW + 1)
+    done = requests.succeed(request, replace(RESULT, spec=spec), attempt=1, now=NOW + 2, keep=60.0)
+    assert decode_request(encode_request(done)) == done
+
+
+def test_a_record_of_an_earlier_release_names_its_model_in_the_input():
+    record = record_pb2.RequestRecord.FromString(encode_request(every_request()[4]))
+    record.ClearField("model_name")
+    record.output.ClearField("model_name")
+    assert decode_request(record.SerializeToString()) == every_request()[4]
 
 
 def test_a_result_without_pictures_is_a_result():

@@ -58,8 +58,7 @@ def lists_of(field: Field) -> st.SearchStrategy[object]:
 def specs_of(endpoint: Endpoint) -> st.SearchStrategy[GenerationSpec]:
     """Valid specs of an endpoint."""
     values = {field.name: values_of(field) for field in endpoint.fields} | {"num_images": st.integers(1, 4)}
-    model = TEXTS.filter(bool) if "model_name" in values else st.just("")
-    return st.builds(partial(GenerationSpec.of, endpoint.id), model, st.fixed_dictionaries(values))
+    return st.builds(partial(GenerationSpec.of, endpoint.id), TEXTS.filter(bool), st.fixed_dictionaries(values))
 
 
 SPECS = st.one_of([specs_of(endpoint) for endpoint in ENDPOINTS.values()])

@@ -30,7 +30,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66lashbulb/v1/realtime.proto\x12\x0c\x66lashbulb.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/image.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbc\x01\n\x0e\x43onnectRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.flashbulb.v1.OpenSessionH\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.flashbulb.v1.InputFrameH\x00\x12%\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x16.flashbulb.v1.AckFrameH\x00\x12\"\n\x04ping\x18\x04 \x01(\x0b\x32\x12.flashbulb.v1.PingH\x00\x42\t\n\x07message\"\xb5\x02\n\x0f\x43onnectResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\x06opened\x18\x02 \x01(\x0b\x32\x1b.flashbulb.v1.SessionOpenedH\x00\x12*\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x19.flashbulb.v1.OutputFrameH\x00\x12-\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x1a.flashbulb.v1.DroppedFrameH\x00\x12(\n\x07preview\x18\x05 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12\"\n\x04pong\x18\x06 \x01(\x0b\x32\x12.flashbulb.v1.PongH\x00\x12-\n\x06\x63losed\x18\x07 \x01(\x0b\x32\x1b.flashbulb.v1.SessionClosedH\x00\x42\t\n\x07message\"\xbd\x02\n\x0bOpenSession\x12/\n\x08\x64\x65\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x14\n\x07max_fps\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12/\n\x0c\x66rame_policy\x18\x03 \x01(\x0e\x32\x19.flashbulb.v1.FramePolicy\x12\x1a\n\x12max_waiting_frames\x18\x04 \x01(\x05\x12\x18\n\x10include_previews\x18\x05 \x01(\x08\x12\x14\n\x0cresume_token\x18\x06 \x01(\t\x12\x1c\n\x14max_frames_in_flight\x18\x07 \x01(\x05\x12$\n\x17similar_image_threshold\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_max_fpsB\x1a\n\x18_similar_image_threshold\"N\n\nInputFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12.\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\"\x1c\n\x08\x41\x63kFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x03\"\xa4\x01\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x38\n\x11resolved_defaults\x18\x03 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12/\n\x0cidle_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc3\x02\n\x0bOutputFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.flashbulb.v1.Image\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x37\n\x07timings\x18\x04 \x03(\x0b\x32&.flashbulb.v1.OutputFrame.TimingsEntry\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11superseded_frames\x18\x06 \x01(\x05\x12\x19\n\x11has_nsfw_concepts\x18\x07 \x03(\x08\x12(\n\x08\x66idelity\x18\x08 \x01(\x0e\x32\x16.flashbulb.v1.Fidelity\x1a.\n\x0cTimingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x86\x01\n\x0c\x44roppedFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.flashbulb.v1.DropReason\x12\x17\n\x0fstopped_at_step\x18\x03 \x01(\x05\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"F\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x03\x12/\n\x0bserver_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\rSessionClosed\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.flashbulb.v1.CloseReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\\\n\x12\x43reateTokenRequest\x12\x19\n\x11\x61llowed_endpoints\x18\x01 \x03(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Z\n\x0b\x46ramePolicy\x12\x1c\n\x18\x46RAME_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46RAME_POLICY_NEWEST\x10\x01\x12\x14\n\x10\x46RAME_POLICY_ALL\x10\x02*\xa9\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44ROP_REASON_SUPERSEDED\x10\x01\x12\x18\n\x14\x44ROP_REASON_OVERFLOW\x10\x02\x12\x17\n\x13\x44ROP_REASON_INVALID\x10\x03\x12\x16\n\x12\x44ROP_REASON_FAILED\x10\x04\x12\x17\n\x13\x44ROP_REASON_SIMILAR\x10\x05*\xb2\x01\n\x0b\x43loseReason\x12\x1c\n\x18\x43LOSE_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43LOSE_REASON_CLIENT\x10\x01\x12\x15\n\x11\x43LOSE_REASON_IDLE\x10\x02\x12\x19\n\x15\x43LOSE_REASON_DRAINING\x10\x03\x12\x1e\n\x1a\x43LOSE_REASON_TOKEN_EXPIRED\x10\x04\x12\x1a\n\x16\x43LOSE_REASON_NO_WORKER\x10\x05\x32\xb1\x01\n\x0fRealtimeService\x12J\n\x07\x43onnect\x12\x1c.flashbulb.v1.ConnectRequest\x1a\x1d.flashbulb.v1.ConnectResponse(\x01\x30\x01\x12R\n\x0b\x43reateToken\x12 .flashbulb.v1.CreateTokenRequest\x1a!.flashbulb.v1.CreateTokenResponseBC\n\x0c\x66lashbulb.v1B\rRealtimeProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x66lashbulb/v1/realtime.proto\x12\x0c\x66lashbulb.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/image.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xbc\x01\n\x0e\x43onnectRequest\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x19.flashbulb.v1.OpenSessionH\x00\x12)\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.flashbulb.v1.InputFrameH\x00\x12%\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x16.flashbulb.v1.AckFrameH\x00\x12\"\n\x04ping\x18\x04 \x01(\x0b\x32\x12.flashbulb.v1.PingH\x00\x42\t\n\x07message\"\xb5\x02\n\x0f\x43onnectResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\x06opened\x18\x02 \x01(\x0b\x32\x1b.flashbulb.v1.SessionOpenedH\x00\x12*\n\x05\x66rame\x18\x03 \x01(\x0b\x32\x19.flashbulb.v1.OutputFrameH\x00\x12-\n\x07\x64ropped\x18\x04 \x01(\x0b\x32\x1a.flashbulb.v1.DroppedFrameH\x00\x12(\n\x07preview\x18\x05 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12\"\n\x04pong\x18\x06 \x01(\x0b\x32\x12.flashbulb.v1.PongH\x00\x12-\n\x06\x63losed\x18\x07 \x01(\x0b\x32\x1b.flashbulb.v1.SessionClosedH\x00\x42\t\n\x07message\"\xbd\x02\n\x0bOpenSession\x12/\n\x08\x64\x65\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x14\n\x07max_fps\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12/\n\x0c\x66rame_policy\x18\x03 \x01(\x0e\x32\x19.flashbulb.v1.FramePolicy\x12\x1a\n\x12max_waiting_frames\x18\x04 \x01(\x05\x12\x18\n\x10include_previews\x18\x05 \x01(\x08\x12\x14\n\x0cresume_token\x18\x06 \x01(\t\x12\x1c\n\x14max_frames_in_flight\x18\x07 \x01(\x05\x12$\n\x17similar_image_threshold\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\n\n\x08_max_fpsB\x1a\n\x18_similar_image_threshold\"N\n\nInputFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12.\n\x07\x63hanges\x18\x02 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\"\x1c\n\x08\x41\x63kFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x03\"\xb8\x01\n\rSessionOpened\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x38\n\x11resolved_defaults\x18\x03 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12/\n\x0cidle_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nmodel_name\x18\x05 \x01(\t\"\xd7\x02\n\x0bOutputFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12#\n\x06images\x18\x02 \x03(\x0b\x32\x13.flashbulb.v1.Image\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x37\n\x07timings\x18\x04 \x03(\x0b\x32&.flashbulb.v1.OutputFrame.TimingsEntry\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11superseded_frames\x18\x06 \x01(\x05\x12\x19\n\x11has_nsfw_concepts\x18\x07 \x03(\x08\x12(\n\x08\x66idelity\x18\x08 \x01(\x0e\x32\x16.flashbulb.v1.Fidelity\x12\x12\n\nmodel_name\x18\t \x01(\t\x1a.\n\x0cTimingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x86\x01\n\x0c\x44roppedFrame\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x03\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.flashbulb.v1.DropReason\x12\x17\n\x0fstopped_at_step\x18\x03 \x01(\x05\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"F\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x03\x12/\n\x0bserver_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"{\n\rSessionClosed\x12)\n\x06reason\x18\x01 \x01(\x0e\x32\x19.flashbulb.v1.CloseReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\\\n\x12\x43reateTokenRequest\x12\x19\n\x11\x61llowed_endpoints\x18\x01 \x03(\t\x12+\n\x08lifetime\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"U\n\x13\x43reateTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*Z\n\x0b\x46ramePolicy\x12\x1c\n\x18\x46RAME_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46RAME_POLICY_NEWEST\x10\x01\x12\x14\n\x10\x46RAME_POLICY_ALL\x10\x02*\xa9\x01\n\nDropReason\x12\x1b\n\x17\x44ROP_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44ROP_REASON_SUPERSEDED\x10\x01\x12\x18\n\x14\x44ROP_REASON_OVERFLOW\x10\x02\x12\x17\n\x13\x44ROP_REASON_INVALID\x10\x03\x12\x16\n\x12\x44ROP_REASON_FAILED\x10\x04\x12\x17\n\x13\x44ROP_REASON_SIMILAR\x10\x05*\xb2\x01\n\x0b\x43loseReason\x12\x1c\n\x18\x43LOSE_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43LOSE_REASON_CLIENT\x10\x01\x12\x15\n\x11\x43LOSE_REASON_IDLE\x10\x02\x12\x19\n\x15\x43LOSE_REASON_DRAINING\x10\x03\x12\x1e\n\x1a\x43LOSE_REASON_TOKEN_EXPIRED\x10\x04\x12\x1a\n\x16\x43LOSE_REASON_NO_WORKER\x10\x05\x32\xb1\x01\n\x0fRealtimeService\x12J\n\x07\x43onnect\x12\x1c.flashbulb.v1.ConnectRequest\x1a\x1d.flashbulb.v1.ConnectResponse(\x01\x30\x01\x12R\n\x0b\x43reateToken\x12 .flashbulb.v1.CreateTokenRequest\x1a!.flashbulb.v1.CreateTokenResponseBC\n\x0c\x66lashbulb.v1B\rRealtimeProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,12 +40,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\014flashbulb.v1B\rRealtimeProtoP\001Z\"flashbulb/client/go/v1;flashbulbv1'
   _globals['_OUTPUTFRAME_TIMINGSENTRY']._loaded_options = None
   _globals['_OUTPUTFRAME_TIMINGSENTRY']._serialized_options = b'8\001'
-  _globals['_FRAMEPOLICY']._serialized_start=2182
-  _globals['_FRAMEPOLICY']._serialized_end=2272
-  _globals['_DROPREASON']._serialized_start=2275
-  _globals['_DROPREASON']._serialized_end=2444
-  _globals['_CLOSEREASON']._serialized_start=2447
-  _globals['_CLOSEREASON']._serialized_end=2625
+  _globals['_FRAMEPOLICY']._serialized_start=2222
+  _globals['_FRAMEPOLICY']._serialized_end=2312
+  _globals['_DROPREASON']._serialized_start=2315
+  _globals['_DROPREASON']._serialized_end=2484
+  _globals['_CLOSEREASON']._serialized_start=2487
+  _globals['_CLOSEREASON']._serialized_end=2665
   _globals['_CONNECTREQUEST']._serialized_start=219
   _globals['_CONNECTREQUEST']._serialized_end=407
   _globals['_CONNECTRESPONSE']._serialized_start=410
@@ -59,21 +59,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PING']._serialized_start=1151
   _globals['_PING']._serialized_end=1172
   _globals['_SESSIONOPENED']._serialized_start=1175
-  _globals['_SESSIONOPENED']._serialized_end=1339
-  _globals['_OUTPUTFRAME']._serialized_start=1342
-  _globals['_OUTPUTFRAME']._serialized_end=1665
-  _globals['_OUTPUTFRAME_TIMINGSENTRY']._serialized_start=1619
-  _globals['_OUTPUTFRAME_TIMINGSENTRY']._serialized_end=1665
-  _globals['_DROPPEDFRAME']._serialized_start=1668
-  _globals['_DROPPEDFRAME']._serialized_end=1802
-  _globals['_PONG']._serialized_start=1804
-  _globals['_PONG']._serialized_end=1874
-  _globals['_SESSIONCLOSED']._serialized_start=1876
-  _globals['_SESSIONCLOSED']._serialized_end=1999
-  _globals['_CREATETOKENREQUEST']._serialized_start=2001
-  _globals['_CREATETOKENREQUEST']._serialized_end=2093
-  _globals['_CREATETOKENRESPONSE']._serialized_start=2095
-  _globals['_CREATETOKENRESPONSE']._serialized_end=2180
-  _globals['_REALTIMESERVICE']._serialized_start=2628
-  _globals['_REALTIMESERVICE']._serialized_end=2805
+  _globals['_SESSIONOPENED']._serialized_end=1359
+  _globals['_OUTPUTFRAME']._serialized_start=1362
+  _globals['_OUTPUTFRAME']._serialized_end=1705
+  _globals['_OUTPUTFRAME_TIMINGSENTRY']._serialized_start=1659
+  _globals['_OUTPUTFRAME_TIMINGSENTRY']._serialized_end=1705
+  _globals['_DROPPEDFRAME']._serialized_start=1708
+  _globals['_DROPPEDFRAME']._serialized_end=1842
+  _globals['_PONG']._serialized_start=1844
+  _globals['_PONG']._serialized_end=1914
+  _globals['_SESSIONCLOSED']._serialized_start=1916
+  _globals['_SESSIONCLOSED']._serialized_end=2039
+  _globals['_CREATETOKENREQUEST']._serialized_start=2041
+  _globals['_CREATETOKENREQUEST']._serialized_end=2133
+  _globals['_CREATETOKENRESPONSE']._serialized_start=2135
+  _globals['_CREATETOKENRESPONSE']._serialized_end=2220
+  _globals['_REALTIMESERVICE']._serialized_start=2668
+  _globals['_REALTIMESERVICE']._serialized_end=2845
 # @@protoc_insertion_point(module_scope)

@@ -373,12 +373,15 @@ class SessionOpened(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     RESOLVED_DEFAULTS_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id of the session."""
     resume_token: _builtins.str
     """Reopens the session on another connection to the same server within a minute: values and frame ids go on. Elsewhere, or later, a
     new session is opened; `session_id` tells.
     """
+    model_name: _builtins.str
+    """The model that draws the defaults. Empty while something required is to come with the frames."""
     @_builtins.property
     def resolved_defaults(self) -> _input_pb2.GenerationInput:
         """The defaults with every value resolved."""
@@ -394,10 +397,11 @@ class SessionOpened(_message.Message):
         resume_token: _builtins.str = ...,
         resolved_defaults: _input_pb2.GenerationInput | None = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
+        model_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resolved_defaults", b"resolved_defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resolved_defaults", b"resolved_defaults", "resume_token", b"resume_token", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "model_name", b"model_name", "resolved_defaults", b"resolved_defaults", "resume_token", b"resume_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,6 +441,7 @@ class OutputFrame(_message.Message):
     SUPERSEDED_FRAMES_FIELD_NUMBER: _builtins.int
     HAS_NSFW_CONCEPTS_FIELD_NUMBER: _builtins.int
     FIDELITY_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
     frame_id: _builtins.int
     """The frame it answers."""
     seed: _builtins.int
@@ -445,6 +450,8 @@ class OutputFrame(_message.Message):
     """Frames dropped since the last picture because a newer one came."""
     fidelity: _generation_pb2.Fidelity.ValueType
     """How close the pictures are to diffusers' own pipeline."""
+    model_name: _builtins.str
+    """The model that drew."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The pictures, inline."""
@@ -472,10 +479,11 @@ class OutputFrame(_message.Message):
         superseded_frames: _builtins.int = ...,
         has_nsfw_concepts: _abc.Iterable[_builtins.bool] | None = ...,
         fidelity: _generation_pb2.Fidelity.ValueType = ...,
+        model_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "fidelity", b"fidelity", "frame_id", b"frame_id", "has_nsfw_concepts", b"has_nsfw_concepts", "images", b"images", "seed", b"seed", "superseded_frames", b"superseded_frames", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "fidelity", b"fidelity", "frame_id", b"frame_id", "has_nsfw_concepts", b"has_nsfw_concepts", "images", b"images", "model_name", b"model_name", "seed", b"seed", "superseded_frames", b"superseded_frames", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ export function outputOf(frame: OutputFrame, input: Readonly<Record<string, unkn
     seed: Number(frame.seed),
     has_nsfw_concepts: frame.hasNsfwConcepts,
     prompt: String(input["prompt"] ?? ""),
+    model_name: frame.modelName,
     ...(input["request_id"] === undefined ? {} : { request_id: String(input["request_id"]) }),
   };
 }

@@ -119,6 +119,7 @@ def _opened(message: Opened) -> realtime_pb2.SessionOpened:
         resume_token=message.resume_token,
         resolved_defaults=None if message.defaults is None else to_input(message.defaults, echo=True),
         idle_timeout=to_duration(message.idle_seconds),
+        model_name="" if message.defaults is None else message.defaults.model_name,
     )
 
 
@@ -133,6 +134,7 @@ def _picture(message: Picture) -> realtime_pb2.OutputFrame:
         superseded_frames=message.superseded,
         has_nsfw_concepts=output.has_nsfw_concepts,
         fidelity=output.fidelity,
+        model_name=output.model_name,
     )
 
 

@@ -29,29 +29,29 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"flashbulb/internal/v1/engine.proto\x12\x15\x66lashbulb.internal.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x97\x01\n\x0b\x44rawRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12\x34\n\x05start\x18\x02 \x01(\x0b\x32#.flashbulb.internal.v1.StartDrawingH\x00\x12\x36\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32$.flashbulb.internal.v1.CancelDrawingH\x00\x42\t\n\x07message\"\xac\x02\n\x0cStartDrawing\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12,\n\x05input\x18\x03 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x34\n\nwork_class\x18\x04 \x01(\x0e\x32 .flashbulb.internal.v1.WorkClass\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10include_progress\x18\x06 \x01(\x08\x12\x18\n\x10include_previews\x18\x07 \x01(\x08\x12\x35\n\ncomparison\x18\x08 \x01(\x0b\x32!.flashbulb.internal.v1.Comparison\"2\n\nComparison\x12\x11\n\tthumbnail\x18\x01 \x01(\x0c\x12\x11\n\tthreshold\x18\x02 \x01(\x01\"\x0f\n\rCancelDrawing\"\xc5\x02\n\x0c\x44rawResponse\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x03 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12\x30\n\x06output\x18\x04 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x31\n\x04seen\x18\x06 \x01(\x0b\x32!.flashbulb.internal.v1.SourceSeenH\x00\x12\x37\n\x07similar\x18\x07 \x01(\x0b\x32$.flashbulb.internal.v1.SimilarSourceH\x00\x42\x07\n\x05\x65vent\"\x1f\n\nSourceSeen\x12\x11\n\tthumbnail\x18\x01 \x01(\x0c\"\x0f\n\rSimilarSource\"\xcd\x01\n\x12WorkerAnnouncement\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x19\n\x11seconds_per_image\x18\x06 \x01(\x01\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x31\n\rannounce_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*W\n\tWorkClass\x12\x1a\n\x16WORK_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11WORK_CLASS_DIRECT\x10\x01\x12\x17\n\x13WORK_CLASS_REALTIME\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"flashbulb/internal/v1/engine.proto\x12\x15\x66lashbulb.internal.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x97\x01\n\x0b\x44rawRequest\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12\x34\n\x05start\x18\x02 \x01(\x0b\x32#.flashbulb.internal.v1.StartDrawingH\x00\x12\x36\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32$.flashbulb.internal.v1.CancelDrawingH\x00\x42\t\n\x07message\"\xc0\x02\n\x0cStartDrawing\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12,\n\x05input\x18\x03 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x34\n\nwork_class\x18\x04 \x01(\x0e\x32 .flashbulb.internal.v1.WorkClass\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10include_progress\x18\x06 \x01(\x08\x12\x18\n\x10include_previews\x18\x07 \x01(\x08\x12\x35\n\ncomparison\x18\x08 \x01(\x0b\x32!.flashbulb.internal.v1.Comparison\x12\x12\n\nmodel_name\x18\t \x01(\t\"2\n\nComparison\x12\x11\n\tthumbnail\x18\x01 \x01(\x0c\x12\x11\n\tthreshold\x18\x02 \x01(\x01\"\x0f\n\rCancelDrawing\"\xc5\x02\n\x0c\x44rawResponse\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12.\n\x08progress\x18\x02 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x03 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12\x30\n\x06output\x18\x04 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x12#\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x31\n\x04seen\x18\x06 \x01(\x0b\x32!.flashbulb.internal.v1.SourceSeenH\x00\x12\x37\n\x07similar\x18\x07 \x01(\x0b\x32$.flashbulb.internal.v1.SimilarSourceH\x00\x42\x07\n\x05\x65vent\"\x1f\n\nSourceSeen\x12\x11\n\tthumbnail\x18\x01 \x01(\x0c\"\x0f\n\rSimilarSource\"\xcd\x01\n\x12WorkerAnnouncement\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06models\x18\x03 \x03(\t\x12\x10\n\x08\x63\x61pacity\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x19\n\x11seconds_per_image\x18\x06 \x01(\x01\x12\x10\n\x08\x64raining\x18\x07 \x01(\x08\x12\x31\n\rannounce_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*W\n\tWorkClass\x12\x1a\n\x16WORK_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11WORK_CLASS_DIRECT\x10\x01\x12\x17\n\x13WORK_CLASS_REALTIME\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'flashbulb.internal.v1.engine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKCLASS']._serialized_start=1320
-  _globals['_WORKCLASS']._serialized_end=1407
+  _globals['_WORKCLASS']._serialized_start=1340
+  _globals['_WORKCLASS']._serialized_end=1427
   _globals['_DRAWREQUEST']._serialized_start=209
   _globals['_DRAWREQUEST']._serialized_end=360
   _globals['_STARTDRAWING']._serialized_start=363
-  _globals['_STARTDRAWING']._serialized_end=663
-  _globals['_COMPARISON']._serialized_start=665
-  _globals['_COMPARISON']._serialized_end=715
-  _globals['_CANCELDRAWING']._serialized_start=717
-  _globals['_CANCELDRAWING']._serialized_end=732
-  _globals['_DRAWRESPONSE']._serialized_start=735
-  _globals['_DRAWRESPONSE']._serialized_end=1060
-  _globals['_SOURCESEEN']._serialized_start=1062
-  _globals['_SOURCESEEN']._serialized_end=1093
-  _globals['_SIMILARSOURCE']._serialized_start=1095
-  _globals['_SIMILARSOURCE']._serialized_end=1110
-  _globals['_WORKERANNOUNCEMENT']._serialized_start=1113
-  _globals['_WORKERANNOUNCEMENT']._serialized_end=1318
+  _globals['_STARTDRAWING']._serialized_end=683
+  _globals['_COMPARISON']._serialized_start=685
+  _globals['_COMPARISON']._serialized_end=735
+  _globals['_CANCELDRAWING']._serialized_start=737
+  _globals['_CANCELDRAWING']._serialized_end=752
+  _globals['_DRAWRESPONSE']._serialized_start=755
+  _globals['_DRAWRESPONSE']._serialized_end=1080
+  _globals['_SOURCESEEN']._serialized_start=1082
+  _globals['_SOURCESEEN']._serialized_end=1113
+  _globals['_SIMILARSOURCE']._serialized_start=1115
+  _globals['_SIMILARSOURCE']._serialized_end=1130
+  _globals['_WORKERANNOUNCEMENT']._serialized_start=1133
+  _globals['_WORKERANNOUNCEMENT']._serialized_end=1338
 # @@protoc_insertion_point(module_scope)

@@ -104,6 +104,7 @@ class StartDrawing(_message.Message):
     INCLUDE_PROGRESS_FIELD_NUMBER: _builtins.int
     INCLUDE_PREVIEWS_FIELD_NUMBER: _builtins.int
     COMPARISON_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id for logs and for the names of files."""
     owner: _builtins.str
@@ -114,6 +115,8 @@ class StartDrawing(_message.Message):
     """Whether to send StepProgress."""
     include_previews: _builtins.bool
     """Whether to send previews."""
+    model_name: _builtins.str
+    """Model that draws. Empty from an api of an earlier release: the input's `model_name`."""
     @_builtins.property
     def input(self) -> _input_pb2.GenerationInput:
         """The input, valid and resolved."""
@@ -137,10 +140,11 @@ class StartDrawing(_message.Message):
         include_progress: _builtins.bool = ...,
         include_previews: _builtins.bool = ...,
         comparison: Global___Comparison | None = ...,
+        model_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "input", b"input", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "include_previews", b"include_previews", "include_progress", b"include_progress", "input", b"input", "owner", b"owner", "request_id", b"request_id", "timeout", b"timeout", "work_class", b"work_class"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "include_previews", b"include_previews", "include_progress", b"include_progress", "input", b"input", "model_name", b"model_name", "owner", b"owner", "request_id", b"request_id", "timeout", b"timeout", "work_class", b"work_class"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

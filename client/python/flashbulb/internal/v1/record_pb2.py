@@ -29,7 +29,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"flashbulb/internal/v1/record.proto\x12\x15\x66lashbulb.internal.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x18\x66lashbulb/v1/queue.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x06\n\rRequestRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12,\n\x05input\x18\x03 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.State\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.flashbulb.v1.Priority\x12\x13\n\x0brunner_hint\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0estart_deadline\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\x05\x12\x11\n\tworker_id\x18\r \x01(\t\x12\x10\n\x08sequence\x18\x0e \x01(\x03\x12\x12\n\nsteps_done\x18\x0f \x01(\x05\x12\x13\n\x0btotal_steps\x18\x10 \x01(\x05\x12$\n\x04logs\x18\x11 \x03(\x0b\x32\x16.flashbulb.v1.LogEntry\x12\x30\n\x06output\x18\x12 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x12\x31\n\x07\x66\x61ilure\x18\x13 \x01(\x0b\x32\x1e.flashbulb.internal.v1.FailureH\x00\x12\x12\n\nimage_keys\x18\x14 \x03(\t\x12/\n\x07webhook\x18\x15 \x01(\x0b\x32\x1e.flashbulb.internal.v1.Webhook\x12\x10\n\x08no_retry\x18\x16 \x01(\x08\x12\'\n\x04keep\x18\x17 \x01(\x0b\x32\x19.google.protobuf.DurationB\t\n\x07outcome\"\xd3\x01\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.flashbulb.v1.WebhookDelivery.State\x12\x0e\n\x06series\x18\x03 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x1c.flashbulb.v1.WebhookAttempt\"S\n\x0eWebhookMessage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06series\x18\x03 \x01(\x05\x12\x0e\n\x06target\x18\x04 \x01(\t\"A\n\x0eSigningKeyRing\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.flashbulb.internal.v1.SigningKey\"z\n\nSigningKey\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12>\n\x08metadata\x18\x03 \x03(\x0b\x32,.flashbulb.internal.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x03Job\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x32\n\x0estart_deadline\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x12\n\nnum_images\x18\x05 \x01(\x05\"<\n\x10IdempotencyEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0cinput_digest\x18\x02 \x01(\x0c\"\x8b\x02\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.StateH\x00\x12%\n\x03log\x18\x04 \x01(\x0b\x32\x16.flashbulb.v1.LogEntryH\x00\x12.\n\x08progress\x18\x05 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x06 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x42\x07\n\x05\x65vent\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"R\n\x11\x43\x61ncelJobResponse\x12\x0f\n\x07stopped\x18\x01 \x01(\x08\x12\x17\n\x0fstopped_at_step\x18\x02 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x03 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"flashbulb/internal/v1/record.proto\x12\x15\x66lashbulb.internal.v1\x1a\x1d\x66lashbulb/v1/generation.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x18\x66lashbulb/v1/queue.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x06\n\rRequestRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12,\n\x05input\x18\x03 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x34\n\x05state\x18\x04 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.State\x12(\n\x08priority\x18\x05 \x01(\x0e\x32\x16.flashbulb.v1.Priority\x12\x13\n\x0brunner_hint\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0estart_deadline\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x0c \x01(\x05\x12\x11\n\tworker_id\x18\r \x01(\t\x12\x10\n\x08sequence\x18\x0e \x01(\x03\x12\x12\n\nsteps_done\x18\x0f \x01(\x05\x12\x13\n\x0btotal_steps\x18\x10 \x01(\x05\x12$\n\x04logs\x18\x11 \x03(\x0b\x32\x16.flashbulb.v1.LogEntry\x12\x30\n\x06output\x18\x12 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x12\x31\n\x07\x66\x61ilure\x18\x13 \x01(\x0b\x32\x1e.flashbulb.internal.v1.FailureH\x00\x12\x12\n\nimage_keys\x18\x14 \x03(\t\x12/\n\x07webhook\x18\x15 \x01(\x0b\x32\x1e.flashbulb.internal.v1.Webhook\x12\x10\n\x08no_retry\x18\x16 \x01(\x08\x12\'\n\x04keep\x18\x17 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nmodel_name\x18\x18 \x01(\tB\t\n\x07outcome\"\xd3\x01\n\x07Webhook\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.flashbulb.v1.WebhookDelivery.State\x12\x0e\n\x06series\x18\x03 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x04 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08\x61ttempts\x18\x06 \x03(\x0b\x32\x1c.flashbulb.v1.WebhookAttempt\"S\n\x0eWebhookMessage\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06series\x18\x03 \x01(\x05\x12\x0e\n\x06target\x18\x04 \x01(\t\"A\n\x0eSigningKeyRing\x12/\n\x04keys\x18\x01 \x03(\x0b\x32!.flashbulb.internal.v1.SigningKey\"z\n\nSigningKey\x12\x0c\n\x04seed\x18\x01 \x01(\x0c\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tsign_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12>\n\x08metadata\x18\x03 \x03(\x0b\x32,.flashbulb.internal.v1.Failure.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x01\n\x03Job\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x32\n\x0estart_deadline\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x12\n\nnum_images\x18\x05 \x01(\x05\"<\n\x10IdempotencyEntry\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x14\n\x0cinput_digest\x18\x02 \x01(\x0c\"\x8b\x02\n\x05\x45vent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32%.flashbulb.v1.GenerationRequest.StateH\x00\x12%\n\x03log\x18\x04 \x01(\x0b\x32\x16.flashbulb.v1.LogEntryH\x00\x12.\n\x08progress\x18\x05 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x06 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x42\x07\n\x05\x65vent\"&\n\x10\x43\x61ncelJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"R\n\x11\x43\x61ncelJobResponse\x12\x0f\n\x07stopped\x18\x01 \x01(\x08\x12\x17\n\x0fstopped_at_step\x18\x02 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x03 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,27 +39,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILURE_METADATAENTRY']._loaded_options = None
   _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_REQUESTRECORD']._serialized_start=210
-  _globals['_REQUESTRECORD']._serialized_end=1040
-  _globals['_WEBHOOK']._serialized_start=1043
-  _globals['_WEBHOOK']._serialized_end=1254
-  _globals['_WEBHOOKMESSAGE']._serialized_start=1256
-  _globals['_WEBHOOKMESSAGE']._serialized_end=1339
-  _globals['_SIGNINGKEYRING']._serialized_start=1341
-  _globals['_SIGNINGKEYRING']._serialized_end=1406
-  _globals['_SIGNINGKEY']._serialized_start=1408
-  _globals['_SIGNINGKEY']._serialized_end=1530
-  _globals['_FAILURE']._serialized_start=1533
-  _globals['_FAILURE']._serialized_end=1688
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=1641
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1688
-  _globals['_JOB']._serialized_start=1691
-  _globals['_JOB']._serialized_end=1823
-  _globals['_IDEMPOTENCYENTRY']._serialized_start=1825
-  _globals['_IDEMPOTENCYENTRY']._serialized_end=1885
-  _globals['_EVENT']._serialized_start=1888
-  _globals['_EVENT']._serialized_end=2155
-  _globals['_CANCELJOBREQUEST']._serialized_start=2157
-  _globals['_CANCELJOBREQUEST']._serialized_end=2195
-  _globals['_CANCELJOBRESPONSE']._serialized_start=2197
-  _globals['_CANCELJOBRESPONSE']._serialized_end=2279
+  _globals['_REQUESTRECORD']._serialized_end=1060
+  _globals['_WEBHOOK']._serialized_start=1063
+  _globals['_WEBHOOK']._serialized_end=1274
+  _globals['_WEBHOOKMESSAGE']._serialized_start=1276
+  _globals['_WEBHOOKMESSAGE']._serialized_end=1359
+  _globals['_SIGNINGKEYRING']._serialized_start=1361
+  _globals['_SIGNINGKEYRING']._serialized_end=1426
+  _globals['_SIGNINGKEY']._serialized_start=1428
+  _globals['_SIGNINGKEY']._serialized_end=1550
+  _globals['_FAILURE']._serialized_start=1553
+  _globals['_FAILURE']._serialized_end=1708
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=1661
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=1708
+  _globals['_JOB']._serialized_start=1711
+  _globals['_JOB']._serialized_end=1843
+  _globals['_IDEMPOTENCYENTRY']._serialized_start=1845
+  _globals['_IDEMPOTENCYENTRY']._serialized_end=1905
+  _globals['_EVENT']._serialized_start=1908
+  _globals['_EVENT']._serialized_end=2175
+  _globals['_CANCELJOBREQUEST']._serialized_start=2177
+  _globals['_CANCELJOBREQUEST']._serialized_end=2215
+  _globals['_CANCELJOBRESPONSE']._serialized_start=2217
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2299
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,7 @@ class RequestRecord(_message.Message):
     WEBHOOK_FIELD_NUMBER: _builtins.int
     NO_RETRY_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     owner: _builtins.str
@@ -74,6 +75,8 @@ class RequestRecord(_message.Message):
     """Steps in all."""
     no_retry: _builtins.bool
     """Whether it is failed, not started again, when its worker is lost."""
+    model_name: _builtins.str
+    """Model that draws it. Empty in records of an earlier release: the input's `model_name`."""
     @_builtins.property
     def input(self) -> _input_pb2.GenerationInput:
         """The input, valid and resolved."""
@@ -148,10 +151,11 @@ class RequestRecord(_message.Message):
         webhook: Global___Webhook | None = ...,
         no_retry: _builtins.bool = ...,
         keep: _duration_pb2.Duration | None = ...,
+        model_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "keep", b"keep", "outcome", b"outcome", "output", b"output", "start_deadline", b"start_deadline", "start_time", b"start_time", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "image_keys", b"image_keys", "input", b"input", "keep", b"keep", "logs", b"logs", "no_retry", b"no_retry", "outcome", b"outcome", "output", b"output", "owner", b"owner", "priority", b"priority", "request_id", b"request_id", "runner_hint", b"runner_hint", "sequence", b"sequence", "start_deadline", b"start_deadline", "start_time", b"start_time", "state", b"state", "steps_done", b"steps_done", "total_steps", b"total_steps", "webhook", b"webhook", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "image_keys", b"image_keys", "input", b"input", "keep", b"keep", "logs", b"logs", "model_name", b"model_name", "no_retry", b"no_retry", "outcome", b"outcome", "output", b"output", "owner", b"owner", "priority", b"priority", "request_id", b"request_id", "runner_hint", b"runner_hint", "sequence", b"sequence", "start_deadline", b"start_deadline", "start_time", b"start_time", "state", b"state", "steps_done", b"steps_done", "total_steps", b"total_steps", "webhook", b"webhook", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["output", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
