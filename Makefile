@@ -128,4 +128,4 @@ $(PEERS)/.installed: tests/bench/peers/requirements.txt
 
 .PHONY: clean
 clean: ## Removes .venv and all that was made.
-	rm -rf $(VENV) $(PEERS) out build *.egg-info server/*.egg-info client/python/*.egg-info $(addprefix $(TS)/,node_modules dist build)
+	rm -rf $(VENV) $(PEERS) out build .graphs *.egg-info server/*.egg-info client/python/*.egg-info $(addprefix $(TS)/,node_modules dist build)

@@ -12,6 +12,7 @@ from xdist.remote import Producer
 
 from flashbulb_server.config import ApiSettings, FilesSettings, LogSettings, NatsSettings, Settings, WorkerSettings
 from tests.embedded import RunningNats, RunningS3
+from tests.graphs import FOLDER
 from tests.spreading import Spread, timing_last
 
 
@@ -80,7 +81,7 @@ def make_settings(nats_server: RunningNats, s3_server: RunningS3) -> Settings:
             bucket=f"test-{uuid.uuid4().hex[:12]}",
         ),
         api=ApiSettings(listen="127.0.0.1:0", keys="test:test-secret,other:other-secret"),
-        worker=WorkerSettings(listen="127.0.0.1:0", threads=1, device="cpu"),
+        worker=WorkerSettings(listen="127.0.0.1:0", threads=1, device="cpu", cache_dir=FOLDER),
         log=LogSettings(format="text"),
     )
 

@@ -22,6 +22,7 @@ from flashbulb.v1 import (
     storage_pb2_grpc,
 )
 from flashbulb_server.supervisor.process import bound_to_this_process
+from tests.graphs import FOLDER
 
 KEY = "tester:a-secret-of-the-tests"
 OTHER_KEY = "stranger:another-secret"
@@ -79,6 +80,7 @@ class RunningService:
             **{name: value for name, value in os.environ.items() if not name.startswith("FLASHBULB_")},
             "FLASHBULB_API__KEYS": ",".join((KEY, OTHER_KEY, *SPARE_KEYS)),
             "FLASHBULB_WORKER__THREADS": "1",
+            "FLASHBULB_WORKER__CACHE_DIR": str(FOLDER),
             "FLASHBULB_WORKER__BACKEND": "eager",  # starts in a third of the time; the run's own service takes what users get
             **{f"FLASHBULB_{name}": str(value) for name, value in settings.items()},
         }

@@ -33,11 +33,13 @@ from diffusers import LatentConsistencyModelPipeline, LCMScheduler
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels
-from flashbulb_server.pipelines.choosing import Target, open_backend
+from flashbulb_server.pipelines.choosing import open_backend
 from flashbulb_server.pipelines.eager import EagerBackend
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.loading import EMBEDDED_FOLDER, load_embedded
+from flashbulb_server.pipelines.model import Model
 from flashbulb_server.pipelines.networks import Networks, load_networks
+from flashbulb_server.pipelines.target import Target
 from tests.bench.figures import Figure, at_least, at_most
 from tests.bench.sd15 import sd15_networks, small_networks, tiny_decoder
 from tests.specs import make_spec
@@ -96,7 +98,7 @@ def non_network(rounds: int) -> list[Figure]:
     networks.vae.decode = lambda *_, **__: (picture,)
     stock = stock_of(networks)
     info = ModelInfo("stub", (), 512, resamples=False, max_image_pixels=2**20, fidelity="EXACT")
-    ours = LatentConsistencyPipeline(networks, EagerBackend(networks), info, {})
+    ours = LatentConsistencyPipeline(Model.of(networks, EagerBackend(networks)), info, {})
     spec = make_spec(width=512, height=512, prompt="known")
     with torch.inference_mode():
         embeddings, _ = stock.encode_prompt("known", CPU, 1, False)
@@ -296,7 +298,7 @@ def stable_diffusion(rounds: int, side: int = 256) -> list[Figure]:
         given, backend = open_backend(lambda _, given=given: given, Target(CPU, torch.bfloat16, "openvino", 1))
         figures.append(Figure(f"SD 1.5, {title}: conversion at load", time.perf_counter() - started, "s"))
         info = ModelInfo("sd15", (), 512, resamples=False, max_image_pixels=2**20, fidelity=backend.fidelity)
-        ours = LatentConsistencyPipeline(given, backend, info, {})
+        ours = LatentConsistencyPipeline(Model.of(given, backend), info, {})
         times: dict[str, list[Took]] = {"stock": [], "ours": []}
         decibels = []
         draw(ours, make_spec(width=side, height=side, prompt="warm", num_inference_steps=1))

@@ -20,7 +20,8 @@ from flashbulb_server.config import WorkerSettings
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines import quantizing
 from flashbulb_server.pipelines.backend import Unsupported
-from flashbulb_server.pipelines.choosing import Target, open_backend
+from flashbulb_server.pipelines.checking import Expected, Sample
+from flashbulb_server.pipelines.choosing import open_backend
 from flashbulb_server.pipelines.eager import EagerBackend
 from flashbulb_server.pipelines.loading import (
     EMBEDDED_FOLDER,
@@ -31,8 +32,11 @@ from flashbulb_server.pipelines.loading import (
     load_models,
 )
 from flashbulb_server.pipelines.networks import load_networks
-from flashbulb_server.pipelines.openvino_backend import OpenVinoBackend
+from flashbulb_server.pipelines.openvino_backend import OpenVinoBackend, Setting
 from flashbulb_server.pipelines.openvino_graph import OFTEN
+from flashbulb_server.pipelines.target import Target
+from tests.graphs import FOLDER as GRAPHS_FOLDER
+from tests.graphs import GRAPHS
 from tests.pipelines.conftest import distance, draw, save_random, stock_draw
 from tests.specs import make_spec
 
@@ -53,7 +57,7 @@ def target(request) -> Target:
 @pytest.fixture(scope="module")
 def model(target):
     torch.set_num_threads(1)
-    return load_embedded(target)
+    return load_embedded(target, GRAPHS)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,11 @@ def stock():
 @pytest.fixture
 def networks():
     return load_networks(EMBEDDED_FOLDER, CPU, torch.float32)
+
+
+def convert(networks) -> OpenVinoBackend:
+    expected = Expected.of(Sample.of(networks), EagerBackend(networks), ends=True)
+    return OpenVinoBackend.convert(networks, expected, Setting(torch.float32, threads=1))
 
 
 def decibels(a, b) -> float:
@@ -168,7 +177,7 @@ def test_a_model_without_guidance_embedding_and_other_sizes(name, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow():
     """200 steps of batches that change at every step, after every size was met and got its graph."""
-    model = load_embedded(TARGETS["openvino float32"])
+    model = load_embedded(TARGETS["openvino float32"], GRAPHS)
     rng = random.Random(1)
     lanes = [lane for i in range(8) for lane in model.prepare(make_spec(seed=i, num_inference_steps=50))]
 
@@ -246,7 +255,7 @@ def test_what_comes_out_differently_is_refused(networks, part):
     else:
         networks.vae.decoder = _OtherWhenTraced(networks.vae.decoder)
     with torch.inference_mode(), pytest.raises(Unsupported, match=f"{part} differs"):
-        OpenVinoBackend(networks, EagerBackend(networks), precision=torch.float32)
+        convert(networks)
 
 
 def test_what_openvino_cannot_run_runs_on_torch(caplog):
@@ -268,7 +277,7 @@ def test_a_refused_unet_is_left_whole(networks):
     spec = torch.zeros(1, 8, 16, 16), torch.tensor([499])
     words = {"encoder_hidden_states": torch.ones(1, 32, 128), "timestep_cond": torch.zeros(1, 64)}
     before = networks.unet(*spec, **words).sample
-    OpenVinoBackend(networks, EagerBackend(networks), precision=torch.float32, threads=1)
+    convert(networks)
     torch.testing.assert_close(networks.unet(*spec, **words).sample, before)
 
 
@@ -282,8 +291,8 @@ def test_a_tiny_decoder_is_announced_as_approximate(target, tmp_path):
         latent_channels=4,
     )
     tiny.save_pretrained(str(tmp_path / "decoder"))
-    own = load_folder("mine", folder, target, {})
-    model = load_folder("mine", folder, target, {}, tmp_path / "decoder")
+    own = load_folder("mine", folder, target, {}, kept=GRAPHS)
+    model = load_folder("mine", folder, target, {}, tmp_path / "decoder", GRAPHS)
     spec = make_spec(width=32, height=32, num_inference_steps=2)
     assert model.info.fidelity == "APPROX"
     assert draw(model, spec)[0].shape == (32, 32, 3)
@@ -298,7 +307,7 @@ def test_a_tiny_decoder_of_no_model_is_refused(tmp_path):
 
 
 def test_auto_takes_openvino_on_a_cpu():
-    models = load_models(WorkerSettings(threads=1, device="cpu"))
+    models = load_models(WorkerSettings(threads=1, device="cpu", cache_dir=GRAPHS_FOLDER))
     assert models[EMBEDDED_MODEL].info.backend == "openvino cpu float32"
     models = load_models(WorkerSettings(threads=1, device="cpu", dtype="float16"))
     assert models[EMBEDDED_MODEL].info.backend == "torch cpu float16"

@@ -12,11 +12,13 @@ from torch._dynamo.utils import counters
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.backend import Unsupported
-from flashbulb_server.pipelines.choosing import Target, open_backend
+from flashbulb_server.pipelines.choosing import open_backend
 from flashbulb_server.pipelines.compiled import CompiledBackend
 from flashbulb_server.pipelines.eager import EagerBackend
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
+from flashbulb_server.pipelines.model import Model
 from flashbulb_server.pipelines.networks import load_networks
+from flashbulb_server.pipelines.target import Target
 from tests.pipelines.conftest import distance, draw, save_random
 from tests.specs import make_spec
 
@@ -34,7 +36,7 @@ def folder(request, tmp_path_factory):
 
 def pipeline_of(networks, backend) -> LatentConsistencyPipeline:
     info = ModelInfo("random", (), 32, resamples=False, max_image_pixels=2**20, fidelity=backend.fidelity)
-    return LatentConsistencyPipeline(networks, backend, info, {})
+    return LatentConsistencyPipeline(Model.of(networks, backend), info, {})
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels, Sources
-from flashbulb_server.pipelines.choosing import Target
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.loading import EMBEDDED_FOLDER, EMBEDDED_MODEL, load_folder, load_models
+from flashbulb_server.pipelines.target import Target
+from tests.graphs import FOLDER, GRAPHS
 
 CPU = torch.device("cpu")
 TARGET = Target(CPU, torch.float32, threads=1)
@@ -32,7 +33,7 @@ TARGET = Target(CPU, torch.float32, threads=1)
 @pytest.fixture(scope="session")
 def tiny() -> LatentConsistencyPipeline:
     """The embedded model on one thread."""
-    return load_models(WorkerSettings(threads=1, device="cpu", dtype="float32"))[EMBEDDED_MODEL]
+    return load_models(WorkerSettings(threads=1, device="cpu", dtype="float32", cache_dir=FOLDER))[EMBEDDED_MODEL]
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +148,7 @@ def random_models(random_folders) -> Callable[[int | None], LatentConsistencyPip
 
     def model(guidance_width: int | None) -> LatentConsistencyPipeline:
         if guidance_width not in loaded:
-            loaded[guidance_width] = load_folder("random", random_folders(guidance_width), TARGET, {})
+            loaded[guidance_width] = load_folder("random", random_folders(guidance_width), TARGET, {}, kept=GRAPHS)
         return loaded[guidance_width]
 
     return model

@@ -24,6 +24,7 @@ from flashbulb_server.pipelines.loading import (
     load_models,
 )
 from flashbulb_server.pipelines.networks import load_networks
+from tests.graphs import FOLDER
 from tests.pipelines.conftest import CPU, TARGET, draw
 from tests.specs import make_spec
 
@@ -42,14 +43,13 @@ def test_embedded_model_draws_its_square_whatever_is_asked(tiny):
 
 
 def test_folders_and_the_embedded_model(random_folders):
-    models = load_models(WorkerSettings(threads=1, device="cpu", models={"mine": random_folders(None)}))
+    settings = WorkerSettings(threads=1, device="cpu", models={"mine": random_folders(None)}, cache_dir=FOLDER)
+    models = load_models(settings)
     assert list(models) == [EMBEDDED_MODEL, "mine"]
     info = models["mine"].info
     assert (info.native_size, info.resamples, info.max_image_pixels) == (32, False, 1_048_576)
     assert not info.safe_by_construction
-    only = load_models(
-        WorkerSettings(threads=1, device="cpu", embedded_model=False, models={"mine": random_folders(None)})
-    )
+    only = load_models(settings.model_copy(update={"embedded_model": False}))
     assert list(only) == ["mine"]
 
 
@@ -144,14 +144,12 @@ def test_choices():
     assert choose_dtype("bfloat16", CPU) == torch.bfloat16
 
 
-def test_prompts_are_encoded_once(tiny):
+def test_prompts_are_encoded_once(tiny, monkeypatch):
     calls = []
-    hook = tiny._networks.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        for _ in range(3):
-            tiny.prepare(make_spec(prompt="a prompt that nobody used yet", num_images=4))
-    finally:
-        hook.remove()
+    embed = tiny._backend.embed
+    monkeypatch.setattr(tiny._backend, "embed", lambda tokens: (calls.append(1), embed(tokens))[1])
+    for _ in range(3):
+        tiny.prepare(make_spec(prompt="a prompt that nobody used yet", num_images=4))
     assert calls == [1]
 
 

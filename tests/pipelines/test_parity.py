@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import LCMScheduler
 
-from flashbulb_server.pipelines.choosing import Target
 from flashbulb_server.pipelines.loading import load_embedded
 from flashbulb_server.pipelines.schedule import make_schedules
+from flashbulb_server.pipelines.target import Target
+from tests.graphs import GRAPHS
 from tests.pipelines.conftest import CPU, distance, draw, stock_draw, stock_random
 from tests.specs import make_spec
 
@@ -81,7 +82,7 @@ def test_a_size_between_multiples_is_cut_from_the_next_one(random_models):
 
 def test_bfloat16_is_close(tiny):
     """At least 40 dB to float32 at the same seed, over several pictures."""
-    half = load_embedded(Target(CPU, torch.bfloat16))
+    half = load_embedded(Target(CPU, torch.bfloat16), GRAPHS)
     assert half.info.fidelity == "CLOSE"
     for seed in range(3):
         spec = make_spec(seed=seed, prompt="a house")

@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, ViTConfig
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.pipelines.loading import UnusableFolder, load_models
 from flashbulb_server.worker.engine import StepEngine
+from tests.graphs import FOLDER
 from tests.specs import make_spec
 
 VISION = {
@@ -67,7 +68,12 @@ def save_classifier(folder: Path, *, bias: float, labels=("normal", "nsfw")) -> 
 
 def loaded(random_folders, **checkers):
     settings = WorkerSettings(
-        threads=1, device="cpu", embedded_model=False, models={"mine": random_folders(32)}, safety_checkers=checkers
+        threads=1,
+        device="cpu",
+        embedded_model=False,
+        models={"mine": random_folders(32)},
+        safety_checkers=checkers,
+        cache_dir=FOLDER,
     )
     return load_models(settings)["mine"]
 

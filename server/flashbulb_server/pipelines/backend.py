@@ -43,6 +43,15 @@ class Backend(Protocol):
         """EXACT: at most 1 level of 255 from diffusers in float32. CLOSE: at least 40 dB. APPROX: another decoder than the model's own."""
         ...
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The embeddings (1, T, D) of a prompt's tokens (1, T), as `condition` takes them."""
+        ...
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """What the encoder makes of a picture (1, 3, H, W) float32, 0 to 1: latents (1, C, h, w), or of a variational encoder means and
+        deviations, one after the other (1, 2 C, h, w)."""
+        ...
+
     def condition(self, timesteps: Sequence[int], prompt: Tensor, guidance: Tensor | None) -> Condition:
         """The condition of one picture. `prompt` (1, T, D); `guidance` (1, P) of a UNet with a guidance embedding, else None."""
         ...

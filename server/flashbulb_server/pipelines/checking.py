@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from flashbulb_server.pipelines.backend import Backend, Unsupported
-from flashbulb_server.pipelines.networks import Networks
+
+if TYPE_CHECKING:
+    from flashbulb_server.pipelines.networks import Networks
 
 LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 """Of the UNet's output against the reference, as a share of its norm, that the check at load allows."""
@@ -17,57 +20,104 @@ MEAN_LEVELS = {torch.float32: 0.1, torch.bfloat16: 2.0, torch.float16: 2.0}
 """Mean difference of decoded levels that the check at load allows."""
 
 
-class Sample:
-    """Inputs for two rows, on the networks' device; what the network is told in its dtype. `native`: at the model's own size, else small."""
+STEPS = (999, 259)
+"""Timesteps of the two rows of a sample."""
 
-    def __init__(self, networks: Networks, *, native: bool = False) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Inputs for two rows, on the networks' device; what the network is told in its dtype. `latents` (2, C, h, w) float32; `prompt`
+    (2, T, D); `guidance` (1, P) or None; `tokens` (1, T); `picture` (1, 3, H, W) float32, 0 to 1."""
+
+    latents: Tensor
+    prompt: Tensor
+    guidance: Tensor | None
+    tokens: Tensor
+    picture: Tensor
+
+    @classmethod
+    def of(cls, networks: Networks, *, native: bool = False) -> Sample:
+        """A random one. `native`: at the model's own size, else small."""
         generator = torch.Generator().manual_seed(0)
-        side = (networks.native_size if native else 2 * networks.multiple) // networks.pixels_per_latent
-        text = networks.text_encoder.config
-        self.steps = (999, 259)
-        self.timesteps = torch.tensor(self.steps, device=networks.device)
-        self.latents = torch.randn((2, networks.channels, side, side), generator=generator).to(networks.device)
+        figures, text, device = networks.figures, networks.text_encoder.config, networks.device
+        side = (figures.native_size if native else 2 * figures.multiple) // figures.pixels_per_latent
+        latents = torch.randn((2, figures.channels, side, side), generator=generator)
         tokens = min(text.max_position_embeddings, networks.tokenizer.model_max_length)
-        width = networks.unet.config.cross_attention_dim
-        self.prompt = torch.randn((2, tokens, width), generator=generator).to(networks.device, networks.dtype)
-        self.guidance: Tensor | None = None
-        if networks.guidance_width:
-            guidance = torch.randn((1, networks.guidance_width), generator=generator)
-            self.guidance = guidance.to(networks.device, networks.dtype)
+        prompt = torch.randn((2, tokens, networks.unet.config.cross_attention_dim), generator=generator)
+        guidance = None
+        if figures.guidance_width:
+            guidance = torch.randn((1, figures.guidance_width), generator=generator).to(device, networks.dtype)
+        pixels = side * figures.pixels_per_latent
+        return cls(
+            latents.to(device),
+            prompt.to(device, networks.dtype),
+            guidance,
+            torch.randint(text.vocab_size, (1, tokens), generator=generator).to(device),
+            torch.rand((1, 3, pixels, pixels), generator=generator).to(device),
+        )
+
+    @property
+    def timesteps(self) -> Tensor:
+        """STEPS as a tensor (2,)."""
+        return torch.tensor(STEPS, device=self.latents.device)
 
     def together(self, backend: Backend) -> Tensor:
         """The UNet's output of both rows in one call."""
-        condition = backend.condition(self.steps, self.prompt[:1], self.guidance)
+        condition = backend.condition(STEPS, self.prompt[:1], self.guidance)
         fixed = [part.expand(2, *part.shape[1:]) for part in condition.fixed]
         return backend.predict(self.latents, condition.moments, fixed).clone()
 
     def second(self, backend: Backend) -> Tensor:
         """The UNet's output of the second row alone."""
-        condition = backend.condition(self.steps, self.prompt[:1], self.guidance)
+        condition = backend.condition(STEPS, self.prompt[:1], self.guidance)
         return backend.predict(self.latents[1:], condition.moments[1:], condition.fixed)
 
 
+@dataclass(frozen=True, slots=True)
 class Expected:
-    """What the reference makes of a sample. It must be asked before its networks are changed."""
+    """What the reference makes of a sample. It must be asked before its networks are changed. `embeddings` and `encoded`: of the networks at
+    both ends, None where they are the reference's own."""
 
-    def __init__(self, sample: Sample, reference: Backend) -> None:
-        self._sample = sample
-        self._output = sample.together(reference)
-        self._picture = reference.decode(sample.latents)
+    sample: Sample
+    output: Tensor
+    levels: Tensor
+    embeddings: Tensor | None = None
+    encoded: Tensor | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, reference: Backend, *, ends: bool = False) -> Expected:
+        """`ends`: whether the networks at both ends are to be checked as well."""
+        return cls(
+            sample,
+            sample.together(reference),
+            reference.decode(sample.latents),
+            reference.embed(sample.tokens) if ends else None,
+            reference.encode(sample.picture) if ends else None,
+        )
 
     def check(self, backend: Backend, precision: torch.dtype) -> None:
         """Raises Unsupported if a small batch does not come out the same, rows apart and together."""
-        together, second = self._sample.together(backend), self._sample.second(backend)
-        distances = [float((together - self._output).norm()), float((second - self._output[1:]).norm())]
-        error = max(distances) / float(self._output.norm())
-        if not all(distance == distance for distance in distances) or not error <= LARGEST_ERROR[precision]:
-            raise Unsupported(f"its UNet differs by {error:.2g} from torch's")
-        picture = backend.decode(self._sample.latents)
-        if picture.shape != self._picture.shape:
-            raise Unsupported(f"its decoder gives {tuple(picture.shape)} for {tuple(self._picture.shape)}")
-        levels = float((picture.float() - self._picture.float()).abs().mean())
+        sample = self.sample
+        together, second = sample.together(backend), sample.second(backend)
+        _compare("UNet", LARGEST_ERROR[precision], (together, self.output), (second, self.output[1:]))
+        if self.embeddings is not None:
+            _compare("text encoder", LARGEST_ERROR[precision], (backend.embed(sample.tokens), self.embeddings))
+        if self.encoded is not None:
+            _compare("encoder", LARGEST_ERROR[precision], (backend.encode(sample.picture), self.encoded))
+        picture = backend.decode(sample.latents)
+        if picture.shape != self.levels.shape:
+            raise Unsupported(f"its decoder gives {tuple(picture.shape)} for {tuple(self.levels.shape)}")
+        levels = float((picture.float() - self.levels.float()).abs().mean())
         if not levels <= MEAN_LEVELS[precision]:  # written so that NaN fails too
             raise Unsupported(f"its decoder differs by {levels:.2g} levels from torch's")
+
+
+def _compare(part: str, limit: float, *pairs: tuple[Tensor, Tensor]) -> None:
+    """`pairs`: what came and what was expected, of which the first is the largest. Raises Unsupported."""
+    distances = [float((came.float() - expected.float()).norm()) for came, expected in pairs]
+    error = max(distances) / float(pairs[0][1].float().norm())
+    if not all(distance == distance for distance in distances) or not error <= limit:
+        raise Unsupported(f"its {part} differs by {error:.2g} from torch's")
 
 
 class Decode(torch.nn.Module):

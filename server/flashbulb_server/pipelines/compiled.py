@@ -21,6 +21,7 @@ from torch import Tensor
 from flashbulb_server.pipelines.backend import DECODED_AT_ONCE, Backend, Condition, Unsupported
 from flashbulb_server.pipelines.checking import Decode, Expected, Sample, fidelity_of
 from flashbulb_server.pipelines.conditioning import Conditioner
+from flashbulb_server.pipelines.ends import Ends
 from flashbulb_server.pipelines.networks import Networks
 
 WARM_UPS = 3
@@ -41,14 +42,15 @@ class CompiledBackend:
     ) -> None:
         self._networks = networks
         self._device, self._dtype = networks.device, networks.dtype
+        self._ends = Ends(networks, networks.dtype)
         if networks.device.type == "cuda":  # the layout that tensor cores want
             networks.unet.to(memory_format=torch.channels_last)
             networks.decoder.to(memory_format=torch.channels_last)
         with torch.inference_mode(), warnings.catch_warnings(), ExitStack() as undo:
             warnings.simplefilter("ignore")  # of the compiler, about itself
             try:
-                sample = Sample(networks, native=True)  # what is compiled, not what runs beside it
-                expected = Expected(sample, reference)
+                sample = Sample.of(networks, native=True)  # what is compiled, not what runs beside it
+                expected = Expected.of(sample, reference)
                 self._conditioner = Conditioner(networks.unet)
                 self._step_module = undo.enter_context(self._conditioner.detached())
                 self._decode_module = Decode(networks.decoder)
@@ -71,7 +73,7 @@ class CompiledBackend:
         latents = torch.zeros_like(sample.latents[:1])
         moments = self._conditioner.moments(sample.timesteps[:1], sample.prompt[:1], sample.guidance)
         keys = self._conditioner.keys(sample.prompt[:1])
-        decoded = [size for size in sizes if size == 1 or size * networks.native_size**2 <= DECODED_AT_ONCE]
+        decoded = [size for size in sizes if size == 1 or size * networks.figures.native_size**2 <= DECODED_AT_ONCE]
         step = torch.compile(self._step_module, backend=compiler, dynamic=False, fullgraph=True)
         decode = torch.compile(self._decode_module, backend=compiler, dynamic=False, fullgraph=True)
         self._steps = {
@@ -88,6 +90,14 @@ class CompiledBackend:
     def fidelity(self) -> str:
         """EXACT in float32."""
         return fidelity_of(self._networks, self._dtype)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """One call of the text encoder, operation by operation."""
+        return self._ends.embed(tokens.to(self._device))
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """One call of the encoder, operation by operation."""
+        return self._ends.encode(picture.to(self._device))
 
     def condition(self, timesteps: Sequence[int], prompt: Tensor, guidance: Tensor | None) -> Condition:
         """What time, guidance and prompt are to every block of the UNet."""

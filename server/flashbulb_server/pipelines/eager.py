@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flashbulb_server.pipelines.backend import Condition
 from flashbulb_server.pipelines.checking import fidelity_of
+from flashbulb_server.pipelines.ends import Ends
 from flashbulb_server.pipelines.networks import Networks
 
 
@@ -19,6 +20,7 @@ class EagerBackend:
         self._networks = networks
         self._device = networks.device
         self._dtype = networks.dtype
+        self._ends = Ends(networks, networks.dtype)
         self._shaded = torch.empty(0, device=networks.device)
         self._half = torch.tensor(128.0, device=networks.device)
 
@@ -31,6 +33,14 @@ class EagerBackend:
     def fidelity(self) -> str:
         """EXACT in float32."""
         return fidelity_of(self._networks, self._dtype)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """One call of the text encoder."""
+        return self._ends.embed(tokens.to(self._device))
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """One call of the encoder."""
+        return self._ends.encode(picture.to(self._device))
 
     def condition(self, timesteps: Sequence[int], prompt: Tensor, guidance: Tensor | None) -> Condition:
         """The UNet's own inputs."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,12 +20,14 @@ from torch import Tensor
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels, Sources
-from flashbulb_server.pipelines.backend import DECODED_AT_ONCE, Backend, Condition
+from flashbulb_server.pipelines.backend import DECODED_AT_ONCE, Condition
 from flashbulb_server.pipelines.lanes import Batch, LatentLane, coefficients, draw_noise, join
-from flashbulb_server.pipelines.networks import Networks
+from flashbulb_server.pipelines.model import Model
 from flashbulb_server.pipelines.rough import RoughDecoder
-from flashbulb_server.pipelines.safety import SafetyChecker
 from flashbulb_server.pipelines.starting import Encoder, Start, schedule_of
+
+if TYPE_CHECKING:
+    from flashbulb_server.pipelines.safety import SafetyChecker
 
 PROMPTS_KEPT = 128
 """Prompt embeddings kept: 30 MB at the size of Stable Diffusion 1.5 in float32."""
@@ -41,22 +44,19 @@ class LatentConsistencyPipeline:
     A model with a guidance embedding ignores negative prompts and rescaling, as it was distilled with an empty negative prompt.
     """
 
-    def __init__(
-        self, networks: Networks, backend: Backend, info: ModelInfo, checkers: Mapping[str, SafetyChecker]
-    ) -> None:
+    def __init__(self, model: Model, info: ModelInfo, checkers: Mapping[str, SafetyChecker]) -> None:
         self.info = info
-        self._networks = networks
-        self._backend = backend
-        self._encoder = Encoder(networks)
+        self._model = model
+        self._backend = model.backend
+        self._encoder = Encoder(model)
         self._checkers = checkers
-        self._device = networks.device
-        self._dtype = networks.dtype
-        self._guidance_width = networks.guidance_width
+        self._device = model.device
+        self._guidance_width = model.figures.guidance_width
         self._embed_prompt = lru_cache(maxsize=PROMPTS_KEPT)(self._encode_prompt)
         self._embed_guidance = lru_cache(maxsize=64)(self._encode_guidance)
         self._condition = lru_cache(maxsize=CONDITIONS_KEPT)(self._make_condition)
         self._batch: Batch | None = None
-        self._rough = RoughDecoder(torch.zeros(networks.channels + 1, 3))
+        self._rough = RoughDecoder(torch.zeros(model.figures.channels + 1, 3))
 
     @torch.inference_mode()
     def warm_up(self, spec: GenerationSpec) -> None:
@@ -77,7 +77,7 @@ class LatentConsistencyPipeline:
 
     @torch.inference_mode()
     def _prepare(self, spec: GenerationSpec, prompt: str, sources: Sources | None = None) -> list[LatentLane]:
-        schedule = schedule_of(self._networks, spec)
+        schedule = schedule_of(self._model, spec)
         asked = (spec.width, spec.height) if sources is None else (sources.image.shape[1], sources.image.shape[0])
         drawn = self._drawn_size(*asked)
         start = Start(self._encoder, spec, sources, drawn, schedule)
@@ -112,7 +112,7 @@ class LatentConsistencyPipeline:
         """
         if self.info.resamples:
             return self.info.native_size, self.info.native_size
-        multiple = self._networks.multiple
+        multiple = self._model.figures.multiple
         return -(-width // multiple) * multiple, -(-height // multiple) * multiple
 
     @torch.inference_mode()
@@ -142,7 +142,7 @@ class LatentConsistencyPipeline:
     def decode(self, lanes: Sequence[LatentLane]) -> Sequence[Pixels]:
         """Pictures of the lanes' clean samples, at most DECODED_AT_ONCE pixels at a time."""
         latents = join([lane.denoised for lane in lanes])
-        pixels = latents.shape[-2] * latents.shape[-1] * self._networks.pixels_per_latent**2
+        pixels = latents.shape[-2] * latents.shape[-1] * self._model.figures.pixels_per_latent**2
         pictures: list[Pixels] = []
         for part in torch.split(latents, max(1, DECODED_AT_ONCE // pixels)):
             pictures.extend(self._backend.decode(part).numpy())
@@ -165,12 +165,7 @@ class LatentConsistencyPipeline:
 
     def _encode_prompt(self, prompt: str) -> Tensor:
         """Embeddings (1, T, D) of a prompt, cut at the text encoder's length."""
-        tokenizer = self._networks.tokenizer
-        tokens = tokenizer(
-            prompt, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-        )
-        embeddings: Tensor = self._networks.text_encoder(tokens.input_ids.to(self._device))[0]
-        return embeddings.to(self._dtype)
+        return self._backend.embed(self._model.tokens(prompt))
 
     def _encode_guidance(self, scale: float) -> Tensor:
         """Sinusoidal embedding (1, P) of a guidance scale: the timestep embedding of vdm, on 1000 * (scale - 1), as LCM takes it."""
@@ -181,7 +176,7 @@ class LatentConsistencyPipeline:
         )
         angles = torch.tensor([(scale - 1)]) * 1000.0 * frequencies
         embedding = torch.cat([angles.sin(), angles.cos(), torch.zeros(width % 2)])
-        return embedding[None].to(self._device, self._dtype)
+        return embedding[None].to(self._device, self._model.dtype)
 
 
 def _cut(picture: Pixels, width: int, height: int) -> Pixels:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import diffusers
 import torch
-import transformers
 
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import Misconfigured
-from flashbulb_server.pipelines.backend import Backend
-from flashbulb_server.pipelines.choosing import Target, open_backend
+from flashbulb_server.pipelines import restoring
+from flashbulb_server.pipelines.keeping import Cache
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
-from flashbulb_server.pipelines.networks import Networks, load_networks
-from flashbulb_server.pipelines.safety import CHECKERS, SafetyChecker
+from flashbulb_server.pipelines.model import Model
+from flashbulb_server.pipelines.target import Target
 from flashbulb_server.pipelines.trial import trial_spec
+
+if TYPE_CHECKING:
+    from flashbulb_server.pipelines.choosing import Keep
+    from flashbulb_server.pipelines.networks import Networks
+    from flashbulb_server.pipelines.safety import SafetyChecker
 
 LATENT_CONSISTENCY_ENDPOINTS = (
     "fast-lcm-diffusion",
@@ -39,6 +42,8 @@ LEAST_MAX_PIXELS = 1_048_576
 
 T = TypeVar("T")
 
+NOWHERE = Cache(None)
+
 
 class UnusableFolder(Misconfigured):
     """A configured folder cannot be loaded; the message names it and the problem."""
@@ -52,7 +57,6 @@ def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
 
     Raises UnusableFolder for the first folder that cannot be loaded, Misconfigured for settings that contradict each other.
     """
-    _silence()
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
@@ -61,14 +65,13 @@ def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
     )
     if unknown := settings.tiny_decoders.keys() - settings.models.keys():
         raise Misconfigured(f"worker.tiny_decoders names {', '.join(sorted(unknown))}, which worker.models does not")
-    checkers: dict[str, SafetyChecker] = {}
-    for version, folder in settings.safety_checkers.items():
-        checkers[version] = _loaded(folder, partial(CHECKERS[version], folder, device))
+    checkers = _checkers(settings, device)
+    kept = Cache(settings.cache_dir)
     models: dict[str, StepPipeline[Any]] = {}
     if settings.embedded_model:
-        models[EMBEDDED_MODEL] = load_embedded(target)
+        models[EMBEDDED_MODEL] = load_embedded(target, kept)
     for name, folder in settings.models.items():
-        models[name] = load_folder(name, folder, target, checkers, settings.tiny_decoders.get(name))
+        models[name] = load_folder(name, folder, target, checkers, settings.tiny_decoders.get(name), kept)
     return models
 
 
@@ -88,20 +91,20 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def load_embedded(target: Target) -> LatentConsistencyPipeline:
+def load_embedded(target: Target, kept: Cache = NOWHERE) -> LatentConsistencyPipeline:
     """The model inside this package. It draws one square size of things that nobody minds; other sizes are resampled from that."""
-    networks, backend = _opened(EMBEDDED_FOLDER, target)
+    model = _opened(EMBEDDED_FOLDER, target, kept)
     info = ModelInfo(
         name=EMBEDDED_MODEL,
         endpoints=LATENT_CONSISTENCY_ENDPOINTS,
-        native_size=networks.native_size,
+        native_size=model.figures.native_size,
         resamples=True,
         max_image_pixels=EMBEDDED_MAX_PIXELS,
-        fidelity=backend.fidelity,
+        fidelity=model.backend.fidelity,
         safe_by_construction=True,
-        backend=backend.name,
+        backend=model.backend.name,
     )
-    return _warm(LatentConsistencyPipeline(networks, backend, info, {}))
+    return _warm(LatentConsistencyPipeline(model, info, {}))
 
 
 def load_folder(
@@ -110,27 +113,55 @@ def load_folder(
     target: Target,
     checkers: Mapping[str, SafetyChecker],
     tiny_decoder: Path | None = None,
+    kept: Cache = NOWHERE,
 ) -> LatentConsistencyPipeline:
-    """A latent consistency model in diffusers layout, and a tiny autoencoder to decode with. Raises UnusableFolder."""
-    networks, backend = _opened(folder, target, tiny_decoder)
+    """A latent consistency model in diffusers layout, and a tiny autoencoder to decode with. `kept`: where its compiled networks are, or
+    will be, kept. Raises UnusableFolder."""
+    model = _opened(folder, target, kept, tiny_decoder)
     info = ModelInfo(
         name=name,
         endpoints=LATENT_CONSISTENCY_ENDPOINTS,
-        native_size=networks.native_size,
+        native_size=model.figures.native_size,
         resamples=False,
-        max_image_pixels=max(LEAST_MAX_PIXELS, 4 * networks.native_size**2),
-        fidelity=backend.fidelity,
+        max_image_pixels=max(LEAST_MAX_PIXELS, 4 * model.figures.native_size**2),
+        fidelity=model.backend.fidelity,
         safety_checker_versions=tuple(sorted(checkers)),
-        backend=backend.name,
+        backend=model.backend.name,
     )
-    return _warm(LatentConsistencyPipeline(networks, backend, info, checkers))
+    return _warm(LatentConsistencyPipeline(model, info, checkers))
 
 
-def _opened(folder: Path, target: Target, tiny_decoder: Path | None = None) -> tuple[Networks, Backend]:
+def _opened(folder: Path, target: Target, kept: Cache, tiny_decoder: Path | None = None) -> Model:
+    """The model as it was kept, or made of its networks and kept from now on."""
+    key = restoring.key(target, folder, tiny_decoder) if kept.works and target.kind == "openvino" else None
+    model = None if key is None else restoring.restore(kept, key, target)
+    return model or _made(folder, target, tiny_decoder, None if key is None else partial(kept.keep, key))
+
+
+def _made(folder: Path, target: Target, tiny_decoder: Path | None, keep: Keep | None) -> Model:
+    from flashbulb_server.pipelines.choosing import open_backend  # diffusers and transformers
+    from flashbulb_server.pipelines.networks import load_networks, silence
+
+    silence()
+
     def load(dtype: torch.dtype) -> Networks:
         return _loaded(folder, partial(load_networks, folder, target.device, dtype, tiny_decoder))
 
-    return open_backend(load, target)
+    networks, backend = open_backend(load, target, keep)
+    return _loaded(folder, partial(Model.of, networks, backend))
+
+
+def _checkers(settings: WorkerSettings, device: torch.device) -> dict[str, SafetyChecker]:
+    if not settings.safety_checkers:
+        return {}
+    from flashbulb_server.pipelines.networks import silence
+    from flashbulb_server.pipelines.safety import CHECKERS
+
+    silence()
+    return {
+        version: _loaded(folder, partial(CHECKERS[version], folder, device))
+        for version, folder in settings.safety_checkers.items()
+    }
 
 
 def _warm(pipeline: LatentConsistencyPipeline) -> LatentConsistencyPipeline:
@@ -144,11 +175,3 @@ def _loaded(folder: Path, load: Callable[[], T]) -> T:
         return load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UnusableFolder(folder, error) from error
-
-
-def _silence() -> None:
-    """The libraries' hints are for people at a prompt; what matters is raised."""
-    libraries: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""The networks of a model, loaded by diffusers and transformers, with the few figures of their configuration that drawing needs."""
+"""The networks of a model, loaded by diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, AutoencoderTiny, LCMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]  # by this name it is fast in 4 too
 
+from flashbulb_server.pipelines.figures import Figures
 from flashbulb_server.pipelines.schedule import Schedules, make_schedules
 
 _AUTOENCODERS: Mapping[str, Any] = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
@@ -25,7 +28,7 @@ class Networks:
     vae: Any  # AutoencoderKL or AutoencoderTiny
     decoder: Any  # the same, or a smaller AutoencoderTiny of the same latents that decodes in its place
     text_encoder: Any  # CLIPTextModel
-    tokenizer: Any  # CLIPTokenizer
+    tokenizer: Any  # CLIPTokenizerFast
     schedules: Schedules
     device: torch.device
     dtype: torch.dtype
@@ -42,40 +45,20 @@ class Networks:
         return replace(self, dtype=dtype)
 
     @property
-    def channels(self) -> int:
-        """Channels of the latents."""
-        return int(self.unet.config.in_channels)
-
-    @property
-    def guidance_width(self) -> int | None:
-        """Width of the guidance embedding; None for a UNet that has none."""
-        width = self.unet.config.time_cond_proj_dim
-        return None if width is None else int(width)
-
-    @property
-    def scaling_factor(self) -> float:
-        """What the autoencoder's latents are multiplied with to have unit variance."""
-        return float(self.vae.config.scaling_factor)
-
-    @property
-    def variational(self) -> bool:
-        """Whether the encoder gives a distribution to draw from, and not latents."""
-        return isinstance(self.vae, AutoencoderKL)
-
-    @property
-    def pixels_per_latent(self) -> int:
-        """Pixels of the picture along one side of a latent."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
-
-    @property
-    def multiple(self) -> int:
-        """Sides in pixels that the UNet can halve at every level are multiples of it."""
-        return int(self.pixels_per_latent * 2 ** (len(self.unet.config.block_out_channels) - 1))
-
-    @property
-    def native_size(self) -> int:
-        """Side in pixels of the square pictures that the UNet was trained on."""
-        return int(self.unet.config.sample_size) * self.pixels_per_latent
+    def figures(self) -> Figures:
+        """What drawing needs to know of their configuration."""
+        unet, vae = self.unet.config, self.vae.config
+        scale = 2 ** (len(vae.block_out_channels) - 1)
+        width = unet.time_cond_proj_dim
+        return Figures(
+            channels=int(unet.in_channels),
+            guidance_width=None if width is None else int(width),
+            scaling_factor=float(vae.scaling_factor),
+            variational=isinstance(self.vae, AutoencoderKL),
+            pixels_per_latent=scale,
+            multiple=scale * 2 ** (len(unet.block_out_channels) - 1),
+            native_size=int(unet.sample_size) * scale,
+        )
 
 
 def load_networks(folder: Path, device: torch.device, dtype: torch.dtype, tiny_decoder: Path | None = None) -> Networks:
@@ -98,7 +81,7 @@ def load_networks(folder: Path, device: torch.device, dtype: torch.dtype, tiny_d
         if tiny_decoder is None
         else _AUTOENCODERS["AutoencoderTiny"].from_pretrained(str(tiny_decoder), **options, **plain),
         text_encoder=CLIPTextModel.from_pretrained(str(folder / "text_encoder"), dtype=dtype, **options),
-        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
+        tokenizer=CLIPTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True),
         schedules=make_schedules(scheduler.from_pretrained(str(folder / "scheduler"), local_files_only=True)),
         device=device,
         dtype=dtype,
@@ -108,6 +91,14 @@ def load_networks(folder: Path, device: torch.device, dtype: torch.dtype, tiny_d
     for network in networks.parts:
         network.eval().requires_grad_(False)
     return networks.cast(dtype)
+
+
+def silence() -> None:
+    """The libraries' hints are for people at a prompt; what matters is raised."""
+    libraries: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def _check_index(index: Mapping[str, Any]) -> Any:  # noqa: ANN401  # a class without types

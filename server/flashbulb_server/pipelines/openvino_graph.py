@@ -15,8 +15,11 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +38,7 @@ LARGEST_CLOSED = 2**26
 """Bytes of weights above which a network stays with open shapes: there arithmetic takes the time, and a copy takes memory."""
 
 Shapes = tuple[torch.Size, ...]
+Config = Mapping[str, object]
 
 
 class Converted:
@@ -63,23 +67,58 @@ class Converted:
 class Graph:
     """A module, called like it with tensors on the CPU. The result of a call is overwritten by a later one.
 
-    `small`: whether shapes that come often get graphs of their own. `together`: the same in a form that is faster for several rows: those
-    graphs are made of it. `config`: OpenVINO's settings for compiling.
+    `compiled`: OpenVINO's compiled model, for open shapes. `model`: gives its model to make graphs of closed shapes of, in the form that is
+    best for several rows (True) or for one; None where such graphs do not pay. `owner`: of memory that the compiled model reads. `config`:
+    OpenVINO's settings for compiling.
     """
 
     def __init__(
-        self, converted: Converted, config: Mapping[str, object], *, small: bool, together: Converted | None = None
+        self,
+        compiled: Any,  # noqa: ANN401  # openvino's classes are not typed for us
+        model: Callable[[bool], Any] | None,
+        owner: object,
+        config: Config,
     ) -> None:
-        openvino = _import()
-        self._core, self._tensor = openvino.Core(), openvino.Tensor
-        self._config = {**config, "SNIPPETS_MODE": "DISABLE"}
-        self._alone, self._together = converted, together or converted
-        self._given = config
-        self._open = self._compile(converted.model)
+        self._tensor = _import().Tensor
+        self._compiled, self._model, self._owner, self._config = compiled, model, owner, config
+        self._open = compiled.create_infer_request()
         self._closed: dict[Shapes, Any] = {}
         self._seen: Counter[Shapes] = Counter()
         self._lent: Sequence[Tensor] = ()
-        self._compiler = ThreadPoolExecutor(1, "flashbulb-compiler") if small else None
+        self._compiler = None if model is None else ThreadPoolExecutor(1, "flashbulb-compiler")
+
+    @classmethod
+    def compile(cls, converted: Converted, config: Config, *, small: bool, together: Converted | None = None) -> Graph:
+        """`small`: whether shapes that come often get graphs of their own. `together`: the same in a form that is faster for several rows."""
+        forms = (converted, together or converted)
+        model = (lambda rows: forms[rows].model.clone()) if small else None
+        return cls(_compile(converted.model, config), model, converted, config)
+
+    def changed(self, change: Callable[[Any], Any]) -> Graph:
+        """Of a graph that was compiled here: that of what `change` makes of its model."""
+        assert isinstance(self._owner, Converted), "it was loaded"
+        return Graph.compile(self._owner.changed(change), self._config, small=self._model is not None)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Writes it into files of a folder, whose names begin with `name`."""
+        content = BytesIO()
+        self._compiled.export_model(content)
+        (folder / f"{name}.blob").write_bytes(content.getbuffer())
+        if self._model is not None:
+            for rows in (False, True):
+                _import().save_model(self._model(rows), folder / _form(name, rows), compress_to_fp16=False)
+
+    @classmethod
+    def load(cls, folder: Path, name: str, config: Config) -> Graph:
+        """What was saved there, without compiling anything; the files are used for as long as it lives. Raises RuntimeError for torn ones."""
+        openvino = _import()
+        content = np.memmap(folder / f"{name}.blob", mode="c")  # openvino wants it writeable; nobody writes
+        compiled = openvino.Core().import_model(openvino.Tensor(content, shared_memory=True), "CPU", _settings(config))
+
+        def model(rows: bool) -> Any:  # noqa: ANN401  # as above
+            return openvino.Core().read_model(folder / _form(name, rows))
+
+        return cls(compiled, model if (folder / _form(name, False)).exists() else None, content, config)
 
     @property
     def closed(self) -> frozenset[Shapes]:
@@ -98,10 +137,6 @@ class Graph:
         request.infer()
         return torch.from_numpy(request.get_output_tensor(0).data)
 
-    def changed(self, change: Callable[[Any], Any]) -> Graph:
-        """A graph of what `change` makes of the model."""
-        return Graph(self._alone.changed(change), self._given, small=self._compiler is not None)
-
     def _count(self, shapes: Shapes) -> None:
         if self._compiler is None or (shapes not in self._seen and len(self._seen) >= MOST_SEEN):
             return
@@ -111,15 +146,31 @@ class Graph:
 
     def _close(self, shapes: Shapes) -> None:
         """On the compiler's thread: makes the graph of these shapes."""
+        assert self._model is not None, "there is a compiler only where there is a model"
         try:
-            model = (self._alone if shapes[0][0] == 1 else self._together).model.clone()
+            model = self._model(shapes[0][0] > 1)
             model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
-            self._closed[shapes] = self._compile(model)
+            self._closed[shapes] = _compile(model, self._config).create_infer_request()
         except Exception:
             logger.exception("a graph of closed shapes cannot be made")
 
-    def _compile(self, model: Any) -> Any:  # noqa: ANN401  # openvino's classes are not typed for us
-        return self._core.compile_model(model, "CPU", self._config).create_infer_request()
+
+def _compile(model: Any, config: Config) -> Any:  # noqa: ANN401  # openvino's classes are not typed for us
+    return _import().Core().compile_model(model, "CPU", _settings(config))
+
+
+def _settings(config: Config) -> dict[str, object]:
+    return {**config, "SNIPPETS_MODE": "DISABLE"}
+
+
+def _form(name: str, rows: bool) -> str:
+    return f"{name}-{'several' if rows else 'one'}.xml"
+
+
+def processor() -> str:
+    """What OpenVINO knows of the processor: graphs are made for it."""
+    core = _import().Core()
+    return f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} {sorted(core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))}"
 
 
 def is_small(module: torch.nn.Module) -> bool:

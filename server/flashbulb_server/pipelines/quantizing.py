@@ -18,6 +18,7 @@ from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.backend import Backend, Condition
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
+from flashbulb_server.pipelines.model import Model
 from flashbulb_server.pipelines.networks import Networks
 from flashbulb_server.pipelines.openvino_backend import OpenVinoBackend
 from flashbulb_server.pipelines.trial import trial_spec
@@ -82,9 +83,9 @@ def _quantized(model: Any, calls: Sequence[_Call]) -> Any:  # noqa: ANN401  # op
 
 
 def _draw(networks: Networks, backend: Backend) -> None:
-    side = min(networks.native_size, LARGEST_SIDE)
+    side = min(networks.figures.native_size, LARGEST_SIDE)
     info = ModelInfo("measured", (), side, resamples=False, max_image_pixels=side**2, fidelity=backend.fidelity)
-    pipeline = LatentConsistencyPipeline(networks, backend, info, {})
+    pipeline = LatentConsistencyPipeline(Model.of(networks, backend), info, {})
     for index, prompt in enumerate(PROMPTS):
         lanes = pipeline.prepare(trial_spec(info, prompt, steps=STEPS, largest_side=side, seed=index))
         for _ in range(STEPS):
@@ -108,6 +109,12 @@ class _Recorder:
     @property
     def fidelity(self) -> str:
         return self._backend.fidelity
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self._backend.embed(tokens)
+
+    def encode(self, picture: Tensor) -> Tensor:
+        return self._backend.encode(picture)
 
     def condition(self, timesteps: Sequence[int], prompt: Tensor, guidance: Tensor | None) -> Condition:
         return self._backend.condition(timesteps, prompt, guidance)

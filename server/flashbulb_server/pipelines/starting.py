@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from torch import Tensor
 from flashbulb_server.core.catalog import Task
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Sources
-from flashbulb_server.pipelines.networks import Networks
+from flashbulb_server.pipelines.model import Model
 from flashbulb_server.pipelines.schedule import Schedule, Step
 
 PICTURES_KEPT = 16
@@ -51,8 +50,8 @@ class Kept:
 class Encoder:
     """A model's encoder, with the pictures that it saw last: who changes a prompt, or takes another seed, gives the same picture again."""
 
-    def __init__(self, networks: Networks) -> None:
-        self.networks = networks
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self._kept: OrderedDict[Hashable, Encoded] = OrderedDict()
 
     def encode(self, image: npt.NDArray[np.uint8], size: tuple[int, int]) -> Encoded:
@@ -65,13 +64,19 @@ class Encoder:
         return found
 
     def _encode(self, image: npt.NDArray[np.uint8], size: tuple[int, int]) -> Encoded:
-        networks = self.networks
-        pixels = torch.from_numpy(_padded(image, size)).permute(2, 0, 1)[None].to(networks.device)
-        encoded: Any = networks.vae.encode(2.0 * (pixels.float() / 255.0).to(networks.dtype) - 1.0)
-        if networks.variational:
-            return lambda generator: networks.scaling_factor * encoded.latent_dist.sample(generator).float()
-        latents = networks.scaling_factor * encoded.latents.float()
-        return lambda generator: latents
+        figures = self.model.figures
+        pixels = torch.from_numpy(_padded(image, size)).permute(2, 0, 1)[None].to(self.model.device)
+        encoded = self.model.backend.encode(pixels.float() / 255.0)
+        if not figures.variational:
+            latents = figures.scaling_factor * encoded.float()
+            return lambda generator: latents
+        mean, deviation = encoded.chunk(2, dim=1)
+
+        def drawn(generator: torch.Generator) -> Tensor:
+            noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
+            return figures.scaling_factor * (mean + deviation * noise).float()
+
+        return drawn
 
 
 class Start:
@@ -80,37 +85,37 @@ class Start:
     def __init__(
         self, encoder: Encoder, spec: GenerationSpec, sources: Sources | None, size: tuple[int, int], schedule: Schedule
     ) -> None:
-        self._networks = networks = encoder.networks
+        self._model = model = encoder.model
         self._pure = sources is None or (spec.task is Task.INPAINTING and spec.strength == 1.0)
         self._first = schedule[0]
-        scale = networks.pixels_per_latent
-        self._shape = (1, networks.channels, size[1] // scale, size[0] // scale)
+        scale = model.figures.pixels_per_latent
+        self._shape = (1, model.figures.channels, size[1] // scale, size[0] // scale)
         self._encoded: Encoded | None = None
         self._mask: Tensor | None = None
         if sources is not None:
             self._encoded = encoder.encode(sources.image, size)
             if sources.mask is not None:
-                self._mask = _mask(sources.mask, size, self._shape[2:]).to(networks.device)
+                self._mask = _mask(sources.mask, size, self._shape[2:]).to(model.device)
 
     def latents(self, generator: torch.Generator) -> tuple[Tensor, Kept | None]:
         """The first latents (1, C, h, w) float32 of one lane, and what it keeps."""
         picture = None if self._encoded is None else self._encoded(generator)
-        noise = torch.randn(self._shape, generator=generator).to(self._networks.device)
+        noise = torch.randn(self._shape, generator=generator).to(self._model.device)
         if picture is None:
             return noise, None
         latents = noise if self._pure else self._first.signal * picture + self._first.sigma * noise
         if self._mask is None:
             return latents, None
-        if self._networks.variational:
+        if self._model.figures.variational:
             torch.randn(self._shape, generator=generator)
         return latents, Kept(picture, noise, self._mask)
 
 
-def schedule_of(networks: Networks, spec: GenerationSpec) -> Schedule:
+def schedule_of(model: Model, spec: GenerationSpec) -> Schedule:
     """The steps that a spec takes."""
     if spec.task is Task.IMAGE_TO_IMAGE:
-        return networks.schedules(spec.num_inference_steps, spec.strength)
-    return networks.schedules(spec.num_inference_steps, 1.0)[-spec.steps :]
+        return model.schedules(spec.num_inference_steps, spec.strength)
+    return model.schedules(spec.num_inference_steps, 1.0)[-spec.steps :]
 
 
 def _mask(mask: npt.NDArray[np.uint8], size: tuple[int, int], latent: tuple[int, ...]) -> Tensor:
