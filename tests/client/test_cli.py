@@ -59,6 +59,15 @@ def test_generate_draws_through_the_queue_and_saves(run, server):
     assert server.requests("Submit")[0].input.fast_lcm_text_to_image.prompt == "a red apple"
 
 
+def test_a_stand_in_is_noted_beside_the_result(run, server):
+    answer = finished()
+    answer.output.resolved_input.fast_lcm_text_to_image.model_name = "hosted/model"
+    server.expect("GetResult", answer)
+    done = run("result", "r1", "-o", "a.jpeg")
+    assert (done.exit_code, "flashbulb/tiny" in done.stdout) == (0, True)
+    assert done.stderr == "note: hosted/model is not installed there: flashbulb/tiny drew instead, as a stand-in\n"
+
+
 def test_every_field_of_text_to_image_has_an_option():
     fields = {f.name for f in dataclasses.fields(TextToImage)} - {"prompt"}
     assert fields <= set(OPTIONS)

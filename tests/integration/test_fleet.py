@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from flashbulb_server.core.catalog import EMBEDDED_MODEL, FAST_LCM, declared_model
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet, Herald, Stopped
 from flashbulb_server.messaging.topology import WORKER_SECONDS
@@ -45,6 +46,22 @@ async def test_what_a_worker_announces_is_known(queue: Queue) -> None:
         await eventually(lambda: ids(fleet) == {"one", "two"})
         assert busier in fleet.workers()
         assert fleet.addresses() == {"127.0.0.1:1", "127.0.0.1:2"}
+
+
+async def test_the_embedded_model_stands_in_where_no_model_is_declared(queue: Queue) -> None:
+    herald = Herald(queue.nc, queue.js)
+    tiny = replace(SleepingPipeline(EMBEDDED_MODEL).info, safe_by_construction=True)
+    await herald.announce_models([tiny])
+    declared = [declared_model("some/model", ["flux-lora"])]
+    async with (
+        Fleet.open(queue.nc, queue.js, stand_in=True) as willing,
+        Fleet.open(queue.nc, queue.js, stand_in=False) as unwilling,
+        Fleet.open(queue.nc, queue.js, stand_in=True, declared=declared) as declaring,
+    ):
+        hosted = FAST_LCM.hosted_models
+        assert [(m.name, m.stands_in_for) for m in willing.installed()] == [(EMBEDDED_MODEL, hosted)]
+        assert unwilling.installed() == [tiny]
+        assert {m.name: m.stands_in_for for m in declaring.installed()} == {EMBEDDED_MODEL: (), "some/model": ()}
 
 
 async def test_a_worker_that_falls_silent_is_gone_and_one_that_speaks_again_is_back(queue: Queue) -> None:

@@ -126,6 +126,26 @@ def test_a_size_stays_where_the_next_model_does_not_offer_it(page: Page, origin:
     expect(page.locator("#size")).to_have_value("128")
 
 
+def test_the_stand_in_is_noted(live: Page) -> None:
+    expect(live.locator("#stand-in")).to_have_text(
+        "flashbulb/tiny also answers for stabilityai/stable-diffusion-xl-base-1.0 and runwayml/stable-diffusion-v1-5, "
+        "which are not installed here, as a stand-in. Results say which model drew."
+    )
+
+
+def test_without_a_stand_in_nothing_is_noted(page: Page, origin: str, watched: Watcher) -> None:
+    def with_its_own_models(route: Route) -> None:
+        catalog = route.fetch().json()
+        for endpoint in catalog["endpoints"]:
+            endpoint["models"] = [{**model, "stands_in_for": []} for model in endpoint["models"]]
+        route.fulfill(json=catalog)
+
+    page.route("**/playground/catalog.json", with_its_own_models)
+    page.goto(f"{origin}/#key={KEY}")
+    page.wait_for_selector("#status[data-state=open]")
+    expect(page.locator("#stand-in")).to_be_hidden()
+
+
 def test_bad_values_are_told_and_mended(live: Page) -> None:
     """The server's words about a bad field are shown; the session goes on."""
     picture_changes(live, lambda: live.fill("#prompt", "a red apple"))

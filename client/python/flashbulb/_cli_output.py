@@ -126,6 +126,9 @@ def save(result: Result, output: Path | None) -> list[Path]:
 
 def show_result(result: Result, paths: list[Path], as_json: bool) -> None:
     """The pictures: paths, links, and what is needed to draw them again."""
+    if result.stand_in_for:
+        note = f"{result.stand_in_for} is not installed there: {result.model_name} drew instead, as a stand-in"
+        typer.echo(f"note: {note}", err=True)
     if as_json:
         answer = jsonable(result)
         assert isinstance(answer, dict)

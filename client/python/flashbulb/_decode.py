@@ -194,6 +194,7 @@ def model(message: model_pb2.Model) -> results.Model:
         safety_checker_versions=tuple(message.safety_checker_versions),
         safe_by_construction=message.safe_by_construction,
         backend=message.backend,
+        stands_in_for=tuple(message.stands_in_for),
     )
 
 

@@ -99,7 +99,7 @@ class Result:
     black. `resolved_input` given again draws the same pictures; None for an endpoint that this version of the package does not know.
     `fidelity` is `exact`, `close` or `approx`. `mean_batch_size` is the mean number of pictures that shared a network call with these.
     `request_id` is the queue's, empty for a direct call; `label` is the input's own `request_id`. `model_name` is the model that drew; empty
-    from a server of an earlier release.
+    from a server of an earlier release. `stand_in_for` is the model that was asked for, where another one drew in its place.
     """
 
     images: tuple[Image, ...]
@@ -113,6 +113,12 @@ class Result:
     request_id: str = ""
     label: str = ""
     model_name: str = ""
+
+    @property
+    def stand_in_for(self) -> str:
+        """The model that was asked for and is not installed there, where another one drew in its place; empty where none did."""
+        asked = getattr(self.resolved_input, "model_name", None) or ""
+        return asked if self.model_name and asked != self.model_name else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +240,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """Installed weights. Sizes in pixels; `resamples`: a larger picture is drawn at `native_size` and resampled up."""
+    """Installed weights. Sizes in pixels; `resamples`: a larger picture is drawn at `native_size` and resampled up.
+
+    `stands_in_for` are models that are not installed, and for which this one draws when they are asked for.
+    """
 
     name: str
     endpoints: tuple[str, ...]
@@ -246,6 +255,7 @@ class Model:
     safety_checker_versions: tuple[str, ...]
     safe_by_construction: bool
     backend: str
+    stands_in_for: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ export interface Output {
   has_nsfw_concepts: boolean[];
   /** The prompt that was drawn. */
   prompt: string;
-  /** The model that drew it. */
+  /** The model that drew it: another one than the input names, where it stood in for that. */
   model_name: string;
   /** How close the pictures are to diffusers' own pipeline: `EXACT`, `CLOSE` or `APPROX`. */
   fidelity: string;

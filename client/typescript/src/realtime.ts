@@ -23,7 +23,7 @@ export interface RealtimeOutput {
   seed: number;
   has_nsfw_concepts: boolean[];
   prompt: string;
-  /** The model that drew it. */
+  /** The model that drew it: another one than the input names, where it stood in for that. */
   model_name: string;
   /** The input's own label, if it had one. */
   request_id?: string;

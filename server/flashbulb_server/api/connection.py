@@ -28,6 +28,7 @@ from flashbulb_server.api.session_messages import (
     Ping,
     Pong,
 )
+from flashbulb_server.api.stand_ins import log_stand_in
 from flashbulb_server.api.tokens import Grant
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.flight import Answer, DropReason, Frame, Outcome
@@ -94,6 +95,7 @@ class Connection:
     _answering: asyncio.Lock = field(default_factory=asyncio.Lock)
     _heard: float = 0.0
     _lost_since: float | None = None
+    _asked_model: str = ""
 
     async def run(self, inputs: AsyncIterator[Incoming]) -> AsyncGenerator[Outgoing, None]:
         """What the session says, to its end."""
@@ -183,6 +185,9 @@ class Connection:
         except FlashbulbError as err:
             await self._say(Dropped(frame.frame_id, DropReason.INVALID, error=err))
             return
+        if spec.asked_model != self._asked_model:
+            self._asked_model = spec.asked_model
+            log_stand_in(spec)
         dropped = self.session.add(frame.frame_id, values, spec, _now())
         obsolete = self.session.to_stop()
         if obsolete is not None and obsolete.frame_id in self._calls:

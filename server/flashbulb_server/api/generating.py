@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from flashbulb_server.api.engines import DrawCall, DrawingEvent, DrawOrder, Engines, SourceSeen, WorkerGone
+from flashbulb_server.api.stand_ins import log_stand_in
 from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.ids import new_request_id
@@ -43,6 +44,7 @@ class Generating:
 
         Closing the generator stops the drawing at the next step. Raises NoWorker, WorkersBusy, EngineFailed.
         """
+        log_stand_in(spec)
         refusal: FlashbulbError = NoWorker()
         for worker in self._candidates(spec, call.runner_hint):
             started = False

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from flashbulb_server.api.results import Results
 from flashbulb_server.api.sources import InlineSources
+from flashbulb_server.api.stand_ins import log_stand_in
 from flashbulb_server.api.stores import Stores, job_of
 from flashbulb_server.api.submitting import Submitting
 from flashbulb_server.config import QueueSettings
@@ -76,7 +77,10 @@ class Queueing:
         self, owner: str, spec: GenerationSpec, submission: Submission, *, digest: bytes
     ) -> tuple[Request, bool]:
         """As `Submitting.submit`."""
-        return await self._submitting.submit(owner, spec, submission, digest=digest)
+        request, again = await self._submitting.submit(owner, spec, submission, digest=digest)
+        if not again:
+            log_stand_in(request.spec, request_id=request.request_id)
+        return request, again
 
     async def status(self, owner: str, request_id: str, *, logs: bool = False) -> RequestView:
         """The request now. Raises RequestNotFound."""

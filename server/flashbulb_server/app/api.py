@@ -86,7 +86,8 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
         js = nc.jetstream()
         await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
         signer = await Signer.open(settings.webhooks, SigningKeys(js), clock=time.time)
-        fleet = await stack.enter_async_context(Fleet.open(nc, js, declared=_declared(settings.models)))
+        declared, stand_in = _declared(settings.models), settings.models.stand_in
+        fleet = await stack.enter_async_context(Fleet.open(nc, js, declared=declared, stand_in=stand_in))
         stores = Stores(
             records=RequestRecords(nc, js),
             keys=IdempotencyKeys(nc, js),

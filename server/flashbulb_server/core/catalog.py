@@ -38,7 +38,7 @@ class Endpoint:
     """A typed task. `input_field` is the member of `GenerationInput` that it takes.
 
     `few_steps`: its models draw in few steps, so that an image to image spreads them over the noise that `strength` leaves, where others take
-    the last ones of them.
+    the last ones of them. `hosted_models`: names that the hosted endpoint takes as `model_name`.
     """
 
     id: str
@@ -48,6 +48,7 @@ class Endpoint:
     preferred_model: str
     fields: tuple[Field, ...]
     few_steps: bool = False
+    hosted_models: tuple[str, ...] = ()
 
     def field(self, name: str) -> Field:
         """The field of that name. KeyError if there is none."""
@@ -113,6 +114,10 @@ _FLUX = (
 _SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SD15 = "runwayml/stable-diffusion-v1-5"
 _FLUX_DEV = "black-forest-labs/FLUX.1-dev"
+_HOSTED = (_SDXL, _SD15)
+
+EMBEDDED_MODEL = "flashbulb/tiny"
+"""The model inside this package."""
 
 FAST_LCM = Endpoint(
     "fast-lcm-diffusion",
@@ -122,6 +127,7 @@ FAST_LCM = Endpoint(
     _SDXL,
     _LCM,
     few_steps=True,
+    hosted_models=_HOSTED,
 )
 
 ENDPOINTS: Mapping[str, Endpoint] = {
@@ -142,6 +148,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
                 flag("crop_output", False),
             ),
             few_steps=True,
+            hosted_models=_HOSTED,
         ),
         Endpoint(
             "fast-lcm-diffusion/inpainting",
@@ -151,6 +158,7 @@ ENDPOINTS: Mapping[str, Endpoint] = {
             _SDXL,
             (*_LCM, _IMAGE, _MASK, number("strength", 0.95, 0.01, 1)),
             few_steps=True,
+            hosted_models=_HOSTED,
         ),
         Endpoint(
             "stable-diffusion-v15",
@@ -226,7 +234,10 @@ ENDPOINTS: Mapping[str, Endpoint] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Installed weights, as a worker announces them. `native_size` is the side in pixels of the square that it was trained on."""
+    """Installed weights, as a worker announces them. `native_size` is the side in pixels of the square that it was trained on.
+
+    `stands_in_for`: names, of models that are not there, for which it draws; by leave of the api, not of the worker.
+    """
 
     name: str
     endpoints: tuple[str, ...]
@@ -237,6 +248,7 @@ class ModelInfo:
     safety_checker_versions: tuple[str, ...] = ()
     safe_by_construction: bool = False
     backend: str = ""
+    stands_in_for: tuple[str, ...] = ()
 
     def checker(self, version: str) -> str | None:
         """The safety checker that looks at its pictures where `version` is asked for, or any where that is empty. None: not installed."""

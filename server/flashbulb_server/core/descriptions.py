@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 FIELDS: Mapping[str, str] = {
-    "model_name": "Model to run, one of those that are installed for the endpoint. Left out, the server chooses.",
+    "model_name": "Model to run, one of those that are installed for the endpoint, or a name that one of them stands in for. Left out, the server chooses.",
     "prompt": "What to draw.",
     "negative_prompt": "What to keep out of the picture. Without effect where the model takes its guidance as an embedding, as LCM models do.",
     "image_size": "Size of the picture: a named one, or its width and height in pixels; a side that is left out is 512.",

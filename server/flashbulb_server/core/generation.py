@@ -58,6 +58,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "mask_url": "mask",
     "input_image_urls": "input_images",
     "output_format": "format",
+    "model_name": "named_model",
 }
 """Attributes of a spec, by the names of the input's fields where those are others."""
 
@@ -65,6 +66,8 @@ ATTRIBUTES: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationSpec:
     """A valid input with every value resolved. Sizes in pixels; picture i is drawn with `seed + i`.
+
+    `model_name` is the model that draws. `asked_model`: the one that the input names, where that is another, for which this one stands in.
 
     What has a value here is of some endpoints alone. Where an endpoint has no such field, that value is without effect.
     """
@@ -81,6 +84,7 @@ class GenerationSpec:
     num_images: int
     enable_safety_checker: bool
     format: Literal["jpeg", "png"]
+    asked_model: str = ""
     negative_prompt: str = ""
     guidance_rescale: float = 0.0
     img_guidance_scale: float | None = None
@@ -99,10 +103,17 @@ class GenerationSpec:
 
     @classmethod
     def of(cls, endpoint: str, model_name: str, values: Mapping[str, object]) -> GenerationSpec:
-        """The spec of valid values by the names of the input's fields, `image_size` as (width, height)."""
+        """The spec of valid values by the names of the input's fields, `image_size` as (width, height). `model_name`: the model that draws."""
         fields: dict[str, Any] = {ATTRIBUTES.get(name, name): value for name, value in values.items()}
+        named = fields.pop("named_model", None) or model_name
         width, height = fields.pop("image_size")
-        return cls(**{**fields, "endpoint": endpoint, "model_name": model_name, "width": width, "height": height})
+        fields |= {"endpoint": endpoint, "model_name": model_name, "width": width, "height": height}
+        return cls(**fields, asked_model="" if named == model_name else named)
+
+    @property
+    def named_model(self) -> str:
+        """The model that the input names, or is echoed to name."""
+        return self.asked_model or self.model_name
 
     @property
     def task(self) -> Task:

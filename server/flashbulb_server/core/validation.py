@@ -88,6 +88,8 @@ def _model(
         return default_model(endpoint, available)
     found = next((m for m in available if m.name == name), None)
     if found is None:
+        found = next((m for m in available if name in m.stands_in_for), None)
+    if found is None:
         names = ", ".join(m.name for m in available)
         text = f"{shown.repr(name)} is not installed; installed: {names}"
         violations.append(FieldViolation("model_name", text, "one_of", {"expected": [m.name for m in available]}))

@@ -16,6 +16,7 @@ from nats.js.errors import NotFoundError
 from flashbulb.internal.v1 import record_pb2
 from flashbulb.v1 import model_pb2
 from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.stand_ins import with_stand_ins
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import NoWorker
 from flashbulb_server.messaging.connection import unavailable
@@ -40,11 +41,18 @@ class Stopped:
 class Fleet:
     """The api's view of the workers, from what they announce. Reads cost nothing: announcements are held in memory.
 
-    `clock` gives monotonic seconds. `declared` models are known before any worker has announced them.
+    `clock` gives monotonic seconds. `declared` models are known before any worker has announced them. `stand_in`: whether, where none
+    is declared, the embedded model may stand in for others.
     """
 
     def __init__(
-        self, nc: Client, js: JetStreamContext, clock: Callable[[], float], declared: Iterable[ModelInfo] = ()
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        clock: Callable[[], float],
+        declared: Iterable[ModelInfo] = (),
+        *,
+        stand_in: bool = False,
     ) -> None:
         self._nc = nc
         self._js = js
@@ -52,6 +60,7 @@ class Fleet:
         self._workers: dict[str, tuple[float, Announcement]] = {}
         self._models: dict[str, ModelInfo] = {model.name: model for model in declared}
         self._declared = frozenset(self._models)
+        self._stand_in = stand_in and not self._declared
 
     @classmethod
     @asynccontextmanager
@@ -61,10 +70,11 @@ class Fleet:
         js: JetStreamContext,
         *,
         declared: Iterable[ModelInfo] = (),
+        stand_in: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> AsyncIterator[Fleet]:
         """Listens to the workers. Raises StoreUnavailable."""
-        fleet = cls(nc, js, clock, declared)
+        fleet = cls(nc, js, clock, declared, stand_in=stand_in)
         with unavailable():
             subscriptions = [
                 await nc.subscribe(f"$KV.{WORKERS}.*", cb=fleet._on_worker),
@@ -89,7 +99,8 @@ class Fleet:
 
     def models(self) -> list[ModelInfo]:
         """Models that some worker has installed, running or not, and those that are declared."""
-        return list(self._models.values())
+        models = self._models.values()
+        return with_stand_ins(models) if self._stand_in else list(models)
 
     @property
     def declared(self) -> frozenset[str]:

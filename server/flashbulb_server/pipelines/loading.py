@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from flashbulb_server.config import WorkerSettings
-from flashbulb_server.core.catalog import ModelInfo
+from flashbulb_server.core.catalog import EMBEDDED_MODEL, ModelInfo
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines import restoring
@@ -32,7 +32,6 @@ LATENT_CONSISTENCY_ENDPOINTS = (
 )
 """What a latent consistency model can draw."""
 
-EMBEDDED_MODEL = "flashbulb/tiny"
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "models" / "tiny"
 EMBEDDED_MAX_PIXELS = 4_194_304
 """2048 x 2048: resampling costs little, the file still fits a message."""

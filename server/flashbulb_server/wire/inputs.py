@@ -47,6 +47,12 @@ def _given(message: Message, plan: Mapping[str, _Field]) -> dict[str, object]:
     return given
 
 
+def named_model(message: input_pb2.GenerationInput) -> str:
+    """The model that an input names, empty where it names none."""
+    member = message.WhichOneof("input")
+    return str(getattr(getattr(message, member), "model_name", "")) if member else ""
+
+
 def digest(message: input_pb2.GenerationInput) -> bytes:
     """SHA-256 of an input as it was given, 32 bytes. Equal inputs have equal digests."""
     return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()

@@ -134,6 +134,7 @@ def to_model(model: ModelInfo, live_workers: int = 0) -> model_pb2.Model:
         safety_checker_versions=model.safety_checker_versions,
         safe_by_construction=model.safe_by_construction,
         backend=model.backend,
+        stands_in_for=model.stands_in_for,
     )
 
 

@@ -250,6 +250,8 @@ class JobLoop:
         """Draws and stores the pictures; gives the change to make in the record. Raises _NotHere."""
         request = active.started
         journal.log(f"started by worker {self._worker_id}, attempt {request.attempt}")
+        if asked := request.spec.asked_model:
+            journal.log(f"{asked} is not installed here: {request.spec.model_name} draws, as a stand-in", LogLevel.WARN)
         try:
             result = await self._draw(active, journal)
         except RequestCancelled as err:

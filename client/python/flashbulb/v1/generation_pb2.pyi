@@ -129,7 +129,9 @@ class GenerationOutput(_message.Message):
     mean_batch_size: _builtins.float
     """Mean number of pictures that shared a network call with these. 1 means drawn alone. It does not change the pictures."""
     model_name: _builtins.str
-    """The model that drew."""
+    """The model that drew. Another one than the input names where it stood in for that; the call's trailing metadata then has
+    `x-flashbulb-stand-in`, as `<asked> drawn by <model_name>`.
+    """
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The pictures, `num_images` of them."""

@@ -139,8 +139,9 @@ class FastLcmTextToImageInput(_message.Message):
     GUIDANCE_RESCALE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
-    """Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-    INVALID_ARGUMENT, with the list of the installed ones.
+    """Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+    `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+    beside it which model drew.
     """
     prompt: _builtins.str
     """What to draw. Required, 1 to 4096 characters."""
@@ -276,8 +277,9 @@ class FastLcmImageToImageInput(_message.Message):
     PRESERVE_ASPECT_RATIO_FIELD_NUMBER: _builtins.int
     CROP_OUTPUT_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
-    """Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-    INVALID_ARGUMENT, with the list of the installed ones.
+    """Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+    `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+    beside it which model drew.
     """
     prompt: _builtins.str
     """What to draw. Required, 1 to 4096 characters."""
@@ -447,8 +449,9 @@ class FastLcmInpaintingInput(_message.Message):
     MASK_URL_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
-    """Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-    INVALID_ARGUMENT, with the list of the installed ones.
+    """Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+    `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+    beside it which model drew.
     """
     prompt: _builtins.str
     """What to draw. Required, 1 to 4096 characters."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from flashbulb.v1 import generation_pb2 as flashbulb_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66lashbulb/v1/model.proto\x12\x0c\x66lashbulb.v1\x1a\x1d\x66lashbulb/v1/generation.proto\"\x96\x01\n\x08\x45ndpoint\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0binput_field\x18\x03 \x01(\t\x12\'\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x17.flashbulb.v1.FieldSpec\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x15\n\rdefault_model\x18\x06 \x01(\t\"\xbe\x01\n\tFieldSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x03 \x01(\t\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12&\n\x05items\x18\x07 \x03(\x0b\x32\x17.flashbulb.v1.FieldSpecB\n\n\x08_minimumB\n\n\x08_maximum\"\xfa\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x13\n\x0bnative_size\x18\x03 \x01(\x05\x12\x11\n\tresamples\x18\x04 \x01(\x08\x12\x18\n\x10max_image_pixels\x18\x05 \x01(\x03\x12(\n\x08\x66idelity\x18\x06 \x01(\x0e\x32\x16.flashbulb.v1.Fidelity\x12\x14\n\x0clive_workers\x18\x07 \x01(\x05\x12\x1f\n\x17safety_checker_versions\x18\x08 \x03(\t\x12\x1c\n\x14safe_by_construction\x18\t \x01(\x08\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\"\x16\n\x14ListEndpointsRequest\"B\n\x15ListEndpointsResponse\x12)\n\tendpoints\x18\x01 \x03(\x0b\x32\x16.flashbulb.v1.Endpoint\"%\n\x11ListModelsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.flashbulb.v1.Model2\xb9\x01\n\x0cModelService\x12X\n\rListEndpoints\x12\".flashbulb.v1.ListEndpointsRequest\x1a#.flashbulb.v1.ListEndpointsResponse\x12O\n\nListModels\x12\x1f.flashbulb.v1.ListModelsRequest\x1a .flashbulb.v1.ListModelsResponseB@\n\x0c\x66lashbulb.v1B\nModelProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66lashbulb/v1/model.proto\x12\x0c\x66lashbulb.v1\x1a\x1d\x66lashbulb/v1/generation.proto\"\x96\x01\n\x08\x45ndpoint\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x13\n\x0binput_field\x18\x03 \x01(\t\x12\'\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x17.flashbulb.v1.FieldSpec\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x15\n\rdefault_model\x18\x06 \x01(\t\"\xbe\x01\n\tFieldSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08required\x18\x02 \x01(\x08\x12\x14\n\x0c\x64\x65\x66\x61ult_json\x18\x03 \x01(\t\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63hoices\x18\x06 \x03(\t\x12&\n\x05items\x18\x07 \x03(\x0b\x32\x17.flashbulb.v1.FieldSpecB\n\n\x08_minimumB\n\n\x08_maximum\"\x91\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tendpoints\x18\x02 \x03(\t\x12\x13\n\x0bnative_size\x18\x03 \x01(\x05\x12\x11\n\tresamples\x18\x04 \x01(\x08\x12\x18\n\x10max_image_pixels\x18\x05 \x01(\x03\x12(\n\x08\x66idelity\x18\x06 \x01(\x0e\x32\x16.flashbulb.v1.Fidelity\x12\x14\n\x0clive_workers\x18\x07 \x01(\x05\x12\x1f\n\x17safety_checker_versions\x18\x08 \x03(\t\x12\x1c\n\x14safe_by_construction\x18\t \x01(\x08\x12\x0f\n\x07\x62\x61\x63kend\x18\n \x01(\t\x12\x15\n\rstands_in_for\x18\x0b \x03(\t\"\x16\n\x14ListEndpointsRequest\"B\n\x15ListEndpointsResponse\x12)\n\tendpoints\x18\x01 \x03(\x0b\x32\x16.flashbulb.v1.Endpoint\"%\n\x11ListModelsRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.flashbulb.v1.Model2\xb9\x01\n\x0cModelService\x12X\n\rListEndpoints\x12\".flashbulb.v1.ListEndpointsRequest\x1a#.flashbulb.v1.ListEndpointsResponse\x12O\n\nListModels\x12\x1f.flashbulb.v1.ListModelsRequest\x1a .flashbulb.v1.ListModelsResponseB@\n\x0c\x66lashbulb.v1B\nModelProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FIELDSPEC']._serialized_start=227
   _globals['_FIELDSPEC']._serialized_end=417
   _globals['_MODEL']._serialized_start=420
-  _globals['_MODEL']._serialized_end=670
-  _globals['_LISTENDPOINTSREQUEST']._serialized_start=672
-  _globals['_LISTENDPOINTSREQUEST']._serialized_end=694
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=696
-  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=762
-  _globals['_LISTMODELSREQUEST']._serialized_start=764
-  _globals['_LISTMODELSREQUEST']._serialized_end=801
-  _globals['_LISTMODELSRESPONSE']._serialized_start=803
-  _globals['_LISTMODELSRESPONSE']._serialized_end=860
-  _globals['_MODELSERVICE']._serialized_start=863
-  _globals['_MODELSERVICE']._serialized_end=1048
+  _globals['_MODEL']._serialized_end=693
+  _globals['_LISTENDPOINTSREQUEST']._serialized_start=695
+  _globals['_LISTENDPOINTSREQUEST']._serialized_end=717
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_start=719
+  _globals['_LISTENDPOINTSRESPONSE']._serialized_end=785
+  _globals['_LISTMODELSREQUEST']._serialized_start=787
+  _globals['_LISTMODELSREQUEST']._serialized_end=824
+  _globals['_LISTMODELSRESPONSE']._serialized_start=826
+  _globals['_LISTMODELSRESPONSE']._serialized_end=883
+  _globals['_MODELSERVICE']._serialized_start=886
+  _globals['_MODELSERVICE']._serialized_end=1071
 # @@protoc_insertion_point(module_scope)

@@ -138,6 +138,7 @@ class Model(_message.Message):
     SAFETY_CHECKER_VERSIONS_FIELD_NUMBER: _builtins.int
     SAFE_BY_CONSTRUCTION_FIELD_NUMBER: _builtins.int
     BACKEND_FIELD_NUMBER: _builtins.int
+    STANDS_IN_FOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, as in `model_name`."""
     native_size: _builtins.int
@@ -162,6 +163,12 @@ class Model(_message.Message):
     def safety_checker_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Versions of the safety checker that can check its pictures: `v1`, `v2`."""
 
+    @_builtins.property
+    def stands_in_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that the hosted endpoints take as `model_name` and that are not installed here: this model draws for them, as a stand-in. Results
+        say so in `model_name`.
+        """
+
     def __init__(
         self,
         *,
@@ -175,10 +182,11 @@ class Model(_message.Message):
         safety_checker_versions: _abc.Iterable[_builtins.str] | None = ...,
         safe_by_construction: _builtins.bool = ...,
         backend: _builtins.str = ...,
+        stands_in_for: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "endpoints", b"endpoints", "fidelity", b"fidelity", "live_workers", b"live_workers", "max_image_pixels", b"max_image_pixels", "name", b"name", "native_size", b"native_size", "resamples", b"resamples", "safe_by_construction", b"safe_by_construction", "safety_checker_versions", b"safety_checker_versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "endpoints", b"endpoints", "fidelity", b"fidelity", "live_workers", b"live_workers", "max_image_pixels", b"max_image_pixels", "name", b"name", "native_size", b"native_size", "resamples", b"resamples", "safe_by_construction", b"safe_by_construction", "safety_checker_versions", b"safety_checker_versions", "stands_in_for", b"stands_in_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,8 +45,9 @@ export interface TextualInversion {
 /** Input of `fast-lcm-diffusion`: a picture from a prompt in few steps. */
 export interface FastLcmTextToImageInput {
   /**
-   * Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-   * INVALID_ARGUMENT, with the list of the installed ones.
+   * Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+   * `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+   * beside it which model drew.
    */
   model_name?: string;
   /** What to draw. Required, 1 to 4096 characters. */
@@ -94,8 +95,9 @@ export interface FastLcmTextToImageInput {
 /** Input of `fast-lcm-diffusion/image-to-image`: a picture from a prompt and a picture. */
 export interface FastLcmImageToImageInput {
   /**
-   * Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-   * INVALID_ARGUMENT, with the list of the installed ones.
+   * Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+   * `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+   * beside it which model drew.
    */
   model_name?: string;
   /** What to draw. Required, 1 to 4096 characters. */
@@ -164,8 +166,9 @@ export interface FastLcmImageToImageInput {
 /** Input of `fast-lcm-diffusion/inpainting`: a part of a picture drawn anew. */
 export interface FastLcmInpaintingInput {
   /**
-   * Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-   * INVALID_ARGUMENT, with the list of the installed ones.
+   * Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+   * `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+   * beside it which model drew.
    */
   model_name?: string;
   /** What to draw. Required, 1 to 4096 characters. */

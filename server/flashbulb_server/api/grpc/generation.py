@@ -12,6 +12,7 @@ from flashbulb.v1 import generation_pb2, generation_pb2_grpc, input_pb2
 from flashbulb_server.api.engines import DrawingEvent
 from flashbulb_server.api.generating import DirectCall, Generating
 from flashbulb_server.api.grpc.interceptors import caller
+from flashbulb_server.api.grpc.trailing import tell_stand_in
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
 from flashbulb_server.core.submission import hint_problems
 from flashbulb_server.core.validation import resolve
@@ -39,6 +40,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async with aclosing(self._generating.generate(spec, call)) as events:
             async for event in events:
                 if isinstance(event, generation_pb2.GenerationOutput):
+                    tell_stand_in(context, spec)
                     return generation_pb2.GenerateResponse(output=event)
         raise NoWorker("the worker ended without a picture")
 
@@ -54,6 +56,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             previews=request.include_previews,
             runner_hint=request.runner_hint,
         )
+        tell_stand_in(context, spec)
         async with aclosing(self._generating.generate(spec, call)) as events:
             async for event in events:
                 yield _response(event)

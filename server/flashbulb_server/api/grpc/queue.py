@@ -11,6 +11,7 @@ import grpc
 from flashbulb.v1 import queue_pb2, queue_pb2_grpc
 from flashbulb_server.api.grpc.convert import from_list, from_receipt, from_seen, from_view, to_page, to_submission
 from flashbulb_server.api.grpc.interceptors import caller
+from flashbulb_server.api.grpc.trailing import tell_stand_in
 from flashbulb_server.api.queueing import Queueing, RequestView
 from flashbulb_server.api.watching import Watch, Watching
 from flashbulb_server.api.webhooks.orders import Webhooks
@@ -41,6 +42,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         endpoint, given = given_fields(request.input)
         spec = resolve(endpoint, given, self._fleet.installed(), also=problems)
         queued, deduplicated = await self._queueing.submit(caller(), spec, submission, digest=digest(request.input))
+        tell_stand_in(context, queued.spec)
         return queue_pb2.SubmitResponse(request=from_view(RequestView(queued)), deduplicated=deduplicated)
 
     async def GetStatus(self, request: queue_pb2.GetStatusRequest, context: _Context) -> queue_pb2.GetStatusResponse:
@@ -62,6 +64,7 @@ class QueueServicer(queue_pb2_grpc.QueueServiceServicer):
         outcome = await self._queueing.result(caller(), request.request_id)
         if isinstance(outcome, Failure):
             return queue_pb2.GetResultResponse(request_id=request.request_id, error=failure_status(outcome))
+        tell_stand_in(context, outcome.spec)
         return queue_pb2.GetResultResponse(request_id=request.request_id, output=to_output(outcome))
 
     async def Cancel(self, request: queue_pb2.CancelRequest, context: _Context) -> queue_pb2.CancelResponse:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flashbulb_server.api.http.answers import json_answer
 from flashbulb_server.api.http.problem import Problem
+from flashbulb_server.api.stand_ins import STAND_IN
 from flashbulb_server.core.ids import new_request_id
 from flashbulb_server.errors import FlashbulbError, StartTimeout
 from flashbulb_server.wire.fal import FAULT, error_json, plain
@@ -20,7 +21,9 @@ REQUEST_ID = "x-fal-request-id"
 NEEDS_RETRY = ("x-fal-needs-retry", "x-fal-retryable")
 ERROR_TYPE = "x-fal-error-type"
 TIMEOUT_TYPE = "x-fal-request-timeout-type"
-EXPOSED_HEADERS = (REQUEST_ID, TIMEOUT_TYPE, ERROR_TYPE, "x-fal-billable-units", *NEEDS_RETRY, "retry-after", "etag")
+EXPOSED_HEADERS = (
+    *(REQUEST_ID, TIMEOUT_TYPE, ERROR_TYPE, "x-fal-billable-units", *NEEDS_RETRY, "retry-after", "etag", STAND_IN),
+)
 """What a page of another origin may read of an answer."""
 
 _log = logging.getLogger(__name__)

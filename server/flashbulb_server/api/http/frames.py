@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import msgpack
 
-from flashbulb.v1.generation_pb2 import GenerationOutput
 from flashbulb_server.api.http.inputs import given_fields
 from flashbulb_server.api.session_messages import (
     Closed,
@@ -29,7 +28,7 @@ from flashbulb_server.api.session_messages import (
 )
 from flashbulb_server.core.catalog import ENDPOINTS
 from flashbulb_server.core.fields import MAX_LABEL_CHARS
-from flashbulb_server.core.generation import DrawnImage, PreviewImage
+from flashbulb_server.core.generation import DrawnImage, GenerationResult, GenerationSpec, PreviewImage
 from flashbulb_server.errors import FieldViolation, FlashbulbError, InvalidRequest
 from flashbulb_server.wire.fal import data_uri, error_json, output_json
 from flashbulb_server.wire.outputs import from_output
@@ -68,6 +67,7 @@ class Frames:
         self._open: dict[int, _Question] = {}  # every frame is answered once, and few wait
         self._last = after
         self._text = False
+        self._asked_model = ""
 
     def read(self, frame: Frame) -> InputFrame:
         """The frame, numbered. One that cannot be read is answered, too."""
@@ -89,7 +89,9 @@ class Frames:
         match message:
             case Picture():
                 question = self._answered(message.frame_id)
-                return [self._picture(message.output, question), _event("timings", timing=round(message.age, 4))]
+                result = from_output(message.output)
+                timing = _event("timings", timing=round(message.age, 4))
+                return [*self._stand_in(result.spec), self._picture(result, question), timing]
             case Dropped():
                 question = self._answered(message.frame_id)
                 if message.error is not None:
@@ -121,8 +123,14 @@ class Frames:
             return fields | reset
         return {**self._defaults, **fields}
 
-    def _picture(self, output: GenerationOutput, question: _Question) -> Frame:
-        result = from_output(output)
+    def _stand_in(self, spec: GenerationSpec) -> list[Frame]:
+        """Once: that another model draws than the one that was asked for."""
+        if spec.asked_model == self._asked_model:
+            return []
+        self._asked_model = spec.asked_model
+        return [_event("stand_in", asked=spec.asked_model, drawn_by=spec.model_name)] if spec.asked_model else []
+
+    def _picture(self, result: GenerationResult, question: _Question) -> Frame:
         images = [self._image(image, text=question.text) for image in result.images]
         answer = output_json(replace(result, images=())) | {"images": images}
         return _json(answer) if question.text else bytes(msgpack.packb(answer))

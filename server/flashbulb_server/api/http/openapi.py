@@ -15,6 +15,7 @@ from flashbulb_server.api.http.answers import json_answer
 from flashbulb_server.api.http.calls import target_of
 from flashbulb_server.api.http.gateway import Gateway
 from flashbulb_server.api.http.schemas import COMPONENTS, Schema, field_schema, input_schema
+from flashbulb_server.api.stand_ins import STAND_IN
 from flashbulb_server.core.catalog import ENDPOINTS, Endpoint
 from flashbulb_server.core.fields import Kind
 
@@ -38,6 +39,12 @@ _LOGS: Schema = {
     "in": "query",
     "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},
     "description": "Whether to tell the log lines.",
+}
+
+
+_STANDS_IN: Schema = {
+    "schema": {"type": "string"},
+    "description": "Where another model drew than the one that was asked for: `<asked> drawn by <model_name>`.",
 }
 
 
@@ -239,6 +246,7 @@ def _json(name: str) -> Schema:
     return {
         "description": name,
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}},
+        **({"headers": {STAND_IN: _STANDS_IN}} if name == "Output" else {}),
     }
 
 

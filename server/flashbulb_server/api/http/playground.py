@@ -94,6 +94,7 @@ def _endpoint(endpoint: Endpoint, installed: Sequence[ModelInfo]) -> dict[str, o
                 "max_image_pixels": model.max_image_pixels,
                 "needs_checker": not model.safe_by_construction,
                 "safety_checker_versions": model.safety_checker_versions,
+                "stands_in_for": model.stands_in_for,
             }
             for model in models_of(endpoint, installed)
         ],

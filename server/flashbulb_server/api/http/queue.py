@@ -28,6 +28,7 @@ from flashbulb_server.api.http.status import (
     wants_previews,
 )
 from flashbulb_server.api.http.webhooks import webhook_json
+from flashbulb_server.api.stand_ins import said
 from flashbulb_server.api.tokens import Grant
 from flashbulb_server.api.watching import Watch
 from flashbulb_server.core.requests import Failure
@@ -49,7 +50,7 @@ class _Queue:
         )
         view = await self._gateway.queueing.view(queued)
         links = self._links(request, call.target, queued.request_id)
-        return json_answer(submitted_json(view, links), headers={REQUEST_ID: queued.request_id})
+        return json_answer(submitted_json(view, links), headers={REQUEST_ID: queued.request_id, **said(queued.spec)})
 
     async def status(self, request: Request) -> Response:
         """Where a request stands."""
@@ -79,6 +80,7 @@ class _Queue:
         if isinstance(outcome, Failure):
             status, body = failure_json(outcome)
             return json_answer(body, status, headers | headers_of_failure(status, body))
+        headers |= said(outcome.spec)
         return json_answer(output_json(at_gateway(self._gateway, request, outcome)), headers=headers)
 
     async def cancel(self, request: Request) -> Response:

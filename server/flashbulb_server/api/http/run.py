@@ -18,6 +18,7 @@ from flashbulb_server.api.http.answers import json_answer
 from flashbulb_server.api.http.calls import read_call
 from flashbulb_server.api.http.files import at_gateway
 from flashbulb_server.api.http.gateway import Gateway
+from flashbulb_server.api.stand_ins import said
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.submission import Submission
 from flashbulb_server.core.tasks import task_group
@@ -33,8 +34,9 @@ def routes(gateway: Gateway) -> Sequence[BaseRoute]:
 
     async def run(request: Request) -> Response:
         call = await read_call(gateway, request)
-        output = await unless_gone(request, _draw(gateway, call.owner, call.resolve(gateway), call.submission))
-        return json_answer(output_json(at_gateway(gateway, request, from_output(output))))
+        spec = call.resolve(gateway)
+        output = await unless_gone(request, _draw(gateway, call.owner, spec, call.submission))
+        return json_answer(output_json(at_gateway(gateway, request, from_output(output))), headers=said(spec))
 
     return [drawn_at("/{path:path}", run)]
 

@@ -153,7 +153,10 @@ COMPONENTS: Mapping[str, Schema] = {
                 "seed": _INTEGER,
                 "has_nsfw_concepts": {"type": "array", "items": {"type": "boolean"}},
                 "prompt": _TEXT,
-                "model_name": {**_TEXT, "description": "The model that drew."},
+                "model_name": {
+                    **_TEXT,
+                    "description": "The model that drew; another one than was asked for where it stood in for that.",
+                },
                 "fidelity": {
                     **_TEXT,
                     "description": "How close the pictures are to diffusers' own: EXACT, CLOSE, APPROX.",

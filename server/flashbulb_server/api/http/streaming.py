@@ -16,6 +16,7 @@ from flashbulb_server.api.http.events import stream_of
 from flashbulb_server.api.http.files import at_gateway
 from flashbulb_server.api.http.gateway import Gateway
 from flashbulb_server.api.http.run import drawing, drawn_at, unless_gone
+from flashbulb_server.api.stand_ins import said
 from flashbulb_server.core.generation import GenerationSpec, PreviewImage, Progress
 from flashbulb_server.core.submission import Submission
 from flashbulb_server.errors import FlashbulbError
@@ -30,8 +31,9 @@ def routes(gateway: Gateway) -> Sequence[BaseRoute]:
 
     async def stream(request: Request) -> Response:
         call = await read_call(gateway, request)
-        events = _events(gateway, request, call.owner, call.resolve(gateway), call.submission)
-        return await unless_gone(request, stream_of(events))
+        spec = call.resolve(gateway)
+        events = _events(gateway, request, call.owner, spec, call.submission)
+        return await unless_gone(request, stream_of(events, said(spec)))
 
     return [drawn_at("/{path:path}/stream", stream)]
 

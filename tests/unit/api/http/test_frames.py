@@ -81,6 +81,19 @@ def test_null_takes_a_field_of_an_incremental_frame_back_to_its_default() -> Non
     assert read.changes == {"prompt": "a", "negative_prompt": None, "seed": 42}
 
 
+def test_a_stand_in_is_told_once() -> None:
+    talk = frames()
+    for frame_id, asked in enumerate(("", "hosted/model", "hosted/model", "", "hosted/model"), start=1):
+        talk.read(packed(prompt="a"))
+        told = [
+            a
+            for a in answers(talk, Picture(frame_id, output(asked_model=asked), 0.25, 0))
+            if a.get("action") == "stand_in"
+        ]
+        wanted = {"type": "x-fal-message", "action": "stand_in", "asked": "hosted/model", "drawn_by": "flashbulb/tiny"}
+        assert told == ([wanted] if frame_id in (2, 5) else []), frame_id
+
+
 def test_pictures_come_as_bytes_or_by_link() -> None:
     endpoint = "fast-lcm-diffusion/inpainting"
     for frame in (packed(image_bytes=b"\x89PNG", mask_bytes=b"m"), packed(image_url=b"\x89PNG", mask_url=b"m")):

@@ -93,6 +93,7 @@ function roll() {
 
 function takePicture(result, { endpoint, input, round, superseded }) {
   const facts = [`${Math.round(round)} ms round trip`];
+  if (input.model_name && result.model_name !== input.model_name) facts.push(`drawn by ${result.model_name}, as a stand-in`);
   if (result.timings?.inference) facts.push(`${Math.round(result.timings.inference * 1000)} ms drawing`);
   if (superseded) facts.push(`${superseded} newer edits skipped ahead`);
   const { image_url: _, ...made } = input;
@@ -242,6 +243,15 @@ function fillSizes() {
   setSize(before || { width: first, height: first });
 }
 
+// Says for which models that are not here another one draws.
+function noteStandIns(models) {
+  const able = models.find((m) => m.stands_in_for.length);
+  $("stand-in").hidden = !able;
+  if (!able) return;
+  const names = able.stands_in_for.join(" and ");
+  $("stand-in").textContent = `${able.name} also answers for ${names}, which are not installed here, as a stand-in. Results say which model drew.`;
+}
+
 async function start() {
   say("connecting", "Connecting");
   let answer;
@@ -269,6 +279,7 @@ async function start() {
   $("model").value = default_model;
   $("model-field").hidden = models.length < 2;
   $("source").hidden = !catalog.endpoints.has(FROM_PICTURE);
+  noteStandIns(models);
   fillSizes();
   live.endpoint = endpoint();
   live.restart();

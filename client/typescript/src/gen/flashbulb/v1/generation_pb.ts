@@ -89,7 +89,8 @@ export type GenerationOutput = Message<"flashbulb.v1.GenerationOutput"> & {
   meanBatchSize: number;
 
   /**
-   * The model that drew.
+   * The model that drew. Another one than the input names where it stood in for that; the call's trailing metadata then has
+   * `x-flashbulb-stand-in`, as `<asked> drawn by <model_name>`.
    *
    * @generated from field: string model_name = 10;
    */

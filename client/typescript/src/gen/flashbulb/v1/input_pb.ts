@@ -110,8 +110,9 @@ export const GenerationInputSchema: GenMessage<GenerationInput> = /*@__PURE__*/
  */
 export type FastLcmTextToImageInput = Message<"flashbulb.v1.FastLcmTextToImageInput"> & {
   /**
-   * Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-   * INVALID_ARGUMENT, with the list of the installed ones.
+   * Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+   * `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+   * beside it which model drew.
    *
    * @generated from field: optional string model_name = 1;
    */
@@ -234,8 +235,9 @@ export const FastLcmTextToImageInputSchema: GenMessage<FastLcmTextToImageInput> 
  */
 export type FastLcmImageToImageInput = Message<"flashbulb.v1.FastLcmImageToImageInput"> & {
   /**
-   * Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-   * INVALID_ARGUMENT, with the list of the installed ones.
+   * Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+   * `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+   * beside it which model drew.
    *
    * @generated from field: optional string model_name = 1;
    */
@@ -391,8 +393,9 @@ export const FastLcmImageToImageInputSchema: GenMessage<FastLcmImageToImageInput
  */
 export type FastLcmInpaintingInput = Message<"flashbulb.v1.FastLcmInpaintingInput"> & {
   /**
-   * Model to run, one of ModelService.ListModels for this endpoint. Default: the endpoint's `default_model`. Another name:
-   * INVALID_ARGUMENT, with the list of the installed ones.
+   * Model to run, one of ModelService.ListModels for this endpoint, or of the names that one of them stands in for. Default: the endpoint's
+   * `default_model`. Another name: INVALID_ARGUMENT, with the list of the installed ones. An answer echoes what was asked for, and says
+   * beside it which model drew.
    *
    * @generated from field: optional string model_name = 1;
    */
