@@ -65,7 +65,16 @@ class ApiSettings(_Part):
         ge=65_536,
         description="Largest message taken, in bytes: an inline picture of 10 MiB fits, larger files are uploaded.",
     )
-    max_calls: int = Field(2000, ge=1, description="Calls served at once; more are refused with RESOURCE_EXHAUSTED.")
+    max_calls: int = Field(
+        2000,
+        ge=1,
+        description="Calls over gRPC served at once; more are refused with RESOURCE_EXHAUSTED. Those without a key take no place.",
+    )
+    first_message_seconds: float = Field(
+        60,
+        gt=0,
+        description="Seconds in which the first message of a call over gRPC must be here; the largest comes in time at 2.3 Mbit/s.",
+    )
     drain_seconds: float = Field(20, ge=0, description="Seconds that calls may go on after SIGTERM.")
     token_secret: SecretStr = Field(
         SecretStr(""),

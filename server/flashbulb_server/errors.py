@@ -21,7 +21,8 @@
     ├── Busy                      wait, then try again
     │   ├── QueueFull
     │   ├── WorkersBusy
-    │   └── TooManySessions
+    │   ├── TooManySessions
+    │   └── TooManyCalls
     ├── Unavailable               try again
     │   ├── NoWorker
     │   ├── StoreUnavailable
@@ -254,6 +255,15 @@ class TooManySessions(Busy):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"the key has {limit} sessions already", metadata={"limit": str(limit)}, retry_after=5.0)
+
+
+class TooManyCalls(Busy):
+    """The server serves as many calls as it may."""
+
+    reason = "TOO_MANY_CALLS"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the server serves {limit} calls already", metadata={"limit": str(limit)}, retry_after=1.0)
 
 
 class Unavailable(FlashbulbError):

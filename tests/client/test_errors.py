@@ -43,6 +43,7 @@ EXPECTED = {
     "START_TIMEOUT": ("DEADLINE_EXCEEDED", flashbulb.RequestExpired),
     "DRAINING": ("UNAVAILABLE", flashbulb.Unavailable),
     "TOO_MANY_SESSIONS": ("RESOURCE_EXHAUSTED", flashbulb.Busy),
+    "TOO_MANY_CALLS": ("RESOURCE_EXHAUSTED", flashbulb.Busy),
     "TOKEN_INVALID": ("UNAUTHENTICATED", flashbulb.AuthenticationError),
     "TOKEN_FORBIDS": ("PERMISSION_DENIED", flashbulb.AuthenticationError),
     "INTERNAL": ("INTERNAL", flashbulb.ServerError),

@@ -159,7 +159,7 @@ class Api:
 
 
 @asynccontextmanager
-async def open_api(on: Queue, *, open_seconds: float = 30.0, **limits: float) -> AsyncIterator[Api]:
+async def open_api(on: Queue, *, first_seconds: float = 30.0, **limits: float) -> AsyncIterator[Api]:
     """An api whose workers never fall silent."""
     chosen = Limits(**{"per_key": 8, "idle_seconds": 60.0, **limits})
     tokens = Tokens("", clock=time.time)
@@ -168,10 +168,10 @@ async def open_api(on: Queue, *, open_seconds: float = 30.0, **limits: float) ->
         realtime = Realtime(generating, fleet, chosen, clock=time.time)
         keys = Keys({"one": digest("secret"), "two": digest("secret")})
         server = grpc.aio.server(
-            interceptors=[CallInterceptor(keys, tokens)],
+            interceptors=[CallInterceptor(keys, tokens, first_message_seconds=first_seconds)],
             options=(("grpc.max_receive_message_length", 65_536), *NARROW),
         )
-        sessions = RealtimeServicer(realtime, tokens, open_seconds=open_seconds)
+        sessions = RealtimeServicer(realtime, tokens)
         realtime_pb2_grpc.add_RealtimeServiceServicer_to_server(sessions, server)
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(generating, fleet), server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -313,10 +313,10 @@ async def test_a_worker_that_is_away_for_a_moment_does_not_count_against_the_ses
 
 
 async def test_a_caller_that_never_opens_its_session_is_sent_away(queue: Queue, worker: Worker) -> None:
-    async with open_api(queue, open_seconds=0.1) as api, api.talking() as talk:
+    async with open_api(queue, first_seconds=0.1) as api, api.talking() as talk:
         ended = await refusal(ending(talk.call))
-        assert (ended.code, ended.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["open"])
-    async with open_api(queue, open_seconds=0.1) as api, api.session() as session:
+        assert (ended.code, ended.fields) == (grpc.StatusCode.INVALID_ARGUMENT, [""])
+    async with open_api(queue, first_seconds=0.1) as api, api.session() as session:
         await asyncio.sleep(0.2)
         await taken(session)
 

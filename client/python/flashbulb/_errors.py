@@ -206,6 +206,7 @@ CLASSES: Mapping[str, type[FlashbulbError]] = {
     "DRAINING": Unavailable,
     "INTERNAL": ServerError,
     "TOO_MANY_SESSIONS": Busy,
+    "TOO_MANY_CALLS": Busy,
     "TOKEN_INVALID": AuthenticationError,
     "TOKEN_FORBIDS": AuthenticationError,
     # gRPC statuses. CANCELLED without a reason is a call that a server or a proxy dropped, not a cancelled request.

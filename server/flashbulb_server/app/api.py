@@ -130,9 +130,13 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
             signer=signer,
         )
         http = await stack.enter_async_context(serve_http(gateway, settings.api))
-        address = await stack.enter_async_context(
-            serve(_servicers(gateway), CallInterceptor(keys, tokens), settings.api)
+        guard = CallInterceptor(
+            keys,
+            tokens,
+            max_calls=settings.api.max_calls,
+            first_message_seconds=settings.api.first_message_seconds,
         )
+        address = await stack.enter_async_context(serve(_servicers(gateway), guard, settings.api))
         for leave in (watching.drain, realtime.drain, http.drain, stop_webhooks.set):
             stack.callback(leave)
         yield Addresses(address, http.address)

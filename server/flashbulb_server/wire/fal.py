@@ -41,6 +41,7 @@ KINDS: Mapping[type[errors.FlashbulbError], Kind] = {
     errors.QueueFull: Kind(429, "queue_full"),
     errors.WorkersBusy: Kind(429, "concurrent_requests_limit"),
     errors.TooManySessions: Kind(429, "concurrent_requests_limit"),
+    errors.TooManyCalls: Kind(429, "concurrent_requests_limit"),
     errors.NoWorker: Kind(503, "runner_scheduling_failure"),
     errors.StoreUnavailable: Kind(503, "internal_error"),
     errors.Draining: Kind(503, "runner_disconnected"),

@@ -79,6 +79,7 @@ ERRORS = (
     errors.SafetyCheckerUnavailable("v1", ()),
     errors.QueueFull(100, retry_after=2.5),
     errors.TooManySessions(32),
+    errors.TooManyCalls(2000),
     errors.WorkersBusy("all is busy", retry_after=0.25),
     errors.NoWorker(),
     errors.StoreUnavailable("files"),

@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: the token is not good for this endpoint or method."""
     ERROR_REASON_NO_WEBHOOK: _ErrorReason.ValueType  # 24
     """FAILED_PRECONDITION: the request has no webhook."""
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 25
+    """RESOURCE_EXHAUSTED: the server serves as many calls as it may."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reasons of errors: `ErrorInfo.reason` of google.rpc.ErrorInfo with domain `flashbulb`, without the prefix
@@ -132,4 +134,6 @@ ERROR_REASON_TOKEN_FORBIDS: ErrorReason.ValueType  # 23
 """PERMISSION_DENIED: the token is not good for this endpoint or method."""
 ERROR_REASON_NO_WEBHOOK: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION: the request has no webhook."""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 25
+"""RESOURCE_EXHAUSTED: the server serves as many calls as it may."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

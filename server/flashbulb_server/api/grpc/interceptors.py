@@ -1,7 +1,6 @@
 """What surrounds every call: who calls, and how errors leave. One interceptor serves all four shapes of RPC.
 
-Who calls is a context variable of the call; `caller()` and `grant()` read it. grpc.health.v1 is open, so that probes need no key. Tokens
-open Connect only.
+Who calls is a context variable of the call, which `admission` sets before anything is read; `caller()` and `grant()` read it.
 """
 
 from __future__ import annotations
@@ -10,61 +9,41 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
-from contextvars import ContextVar
+from contextlib import aclosing
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from flashbulb_server.api.grpc.admission import MAX_PROBE_BYTES, Admission, Context, Handler, caller, grant, is_open
+from flashbulb_server.api.grpc.incoming import reader
 from flashbulb_server.api.keys import Keys
-from flashbulb_server.api.tokens import Grant, Tokens
-from flashbulb_server.errors import (
-    FieldViolation,
-    FlashbulbError,
-    Forbidden,
-    InvalidRequest,
-    TokenForbids,
-    TokenInvalid,
-    Unauthenticated,
-)
+from flashbulb_server.api.tokens import Tokens
+from flashbulb_server.errors import FlashbulbError
 from flashbulb_server.wire.status import fault_status, to_status
 
-_OPEN_SERVICES = ("/grpc.health.v1.Health/",)
-_HEAR_OUT_SECONDS = 0.5
+__all__ = ["CallInterceptor", "caller", "grant"]
+
 _log = logging.getLogger(__name__)
-_TOKEN_METHODS = ("/flashbulb.v1.RealtimeService/Connect",)
-_grant: ContextVar[Grant] = ContextVar("grant")
-
-
-def caller() -> str:
-    """Id of the key that makes the current call. LookupError outside of an authenticated call."""
-    return _grant.get().owner
-
-
-def grant() -> Grant:
-    """What the current call may do. LookupError outside of an authenticated call."""
-    return _grant.get()
-
-
-class _Undecodable:
-    """Stands for a request whose bytes are no valid protobuf."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Authenticates the caller and turns errors into rich status."""
+    """Authenticates the caller and turns errors into rich status.
 
-    def __init__(self, keys: Keys, tokens: Tokens | None = None) -> None:
-        self._keys = keys
-        self._tokens = tokens
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    `max_calls`: of callers with a key, at once. `first_message_seconds`: in which the first message of a call must be here.
+    """
+
+    def __init__(
+        self, keys: Keys, tokens: Tokens | None = None, *, max_calls: int = 2000, first_message_seconds: float = 60.0
+    ) -> None:
+        self._admission = Admission(keys, tokens, max_calls=max_calls, first_seconds=first_message_seconds)
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Handler | None:
         """The wrapped handler of the called method, made at its first call."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
@@ -75,97 +54,46 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             wrapped = self._wrapped[method] = self._wrap(handler, method)
         return wrapped
 
-    def _admit(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Grant:
-        authorization = dict(context.invocation_metadata() or ()).get("authorization")
-        text = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization or ""
-        scheme, _, token = text.partition(" ")
-        if self._tokens is None or scheme.lower() != "bearer":
-            return Grant(self._keys.authenticate(text))
-        found = self._tokens.read(token.strip())
-        if found.owner not in self._keys:
-            raise TokenInvalid("the key that made it is gone")
-        if method not in _TOKEN_METHODS:
-            raise TokenForbids(method, _TOKEN_METHODS)
-        return found
+    def _wrap(self, handler: Handler, name: str) -> Handler:
+        """The handler as one that takes a stream, whatever the method takes: grpc then reads nothing before it runs."""
+        admitted = self._admission.admitted
+        method: Any = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
 
-    def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], name: str) -> grpc.RpcMethodHandler[Any, Any]:
-        # `request`: any message, or the stream of them
-        def enter(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
-            if not name.startswith(_OPEN_SERVICES):
-                _grant.set(self._admit(name, context))
-            return _decoded_stream(request) if handler.request_streaming else _decoded(request)
-
-        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:  # noqa: ANN401
-            method: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        async def unary(_: object, context: Context) -> Any:  # noqa: ANN401
             try:
-                response = method(enter(request, context), context)
-                return await response if inspect.isawaitable(response) else response  # channelz is not async
+                async with admitted(name, handler, context) as given:
+                    response = method(given, context)
+                    return await response if inspect.isawaitable(response) else response  # channelz is not async
             except Exception as error:  # noqa: BLE001  # the edge: every error gets a status
-                await _hear_out(request, error)
                 await _abort(context, error)
 
-        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:  # noqa: ANN401
-            method: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        async def stream(_: object, context: Context) -> AsyncIterator[Any]:
             try:
-                responses = method(enter(request, context), context)
-                if inspect.isawaitable(responses):  # health's Watch writes its answers itself
-                    await responses
-                    return
-                async with aclosing(responses):
-                    async for response in responses:
-                        yield response
+                async with admitted(name, handler, context) as given:
+                    responses = method(given, context)
+                    if inspect.isawaitable(responses):  # health's Watch writes its answers itself
+                        await responses
+                        return
+                    async with aclosing(responses):
+                        async for response in responses:
+                            yield response
             except Exception as error:  # noqa: BLE001  # the edge: every error gets a status
-                await _hear_out(request, error)
                 await _abort(context, error)
 
-        shape: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[(bool(handler.request_streaming), bool(handler.response_streaming))]
-        wrapped: grpc.RpcMethodHandler[Any, Any] = shape(
+        shape: Any = grpc.stream_unary_rpc_method_handler
+        if handler.response_streaming:
+            shape = grpc.stream_stream_rpc_method_handler
+        wrapped: Handler = shape(
             stream if handler.response_streaming else unary,
-            request_deserializer=_tolerant(handler.request_deserializer),
+            request_deserializer=reader(
+                handler.request_deserializer, max_bytes=MAX_PROBE_BYTES if is_open(name) else None
+            ),
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
 
-def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
-    """Without this, grpc answers a truncated message with INTERNAL, as if the server were at fault."""
-
-    def convert(data: bytes) -> Any:  # noqa: ANN401
-        try:
-            return deserialize(data) if deserialize else data
-        except DecodeError:
-            return _Undecodable()
-
-    return convert
-
-
-def _decoded(request: Any) -> Any:  # noqa: ANN401
-    if isinstance(request, _Undecodable):
-        raise InvalidRequest([FieldViolation("", "the message is not valid protobuf")])
-    return request
-
-
-async def _decoded_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _decoded(request)
-
-
-async def _hear_out(request: Any, error: Exception) -> None:  # noqa: ANN401  # a message, or the stream of them
-    """Reads the first message of a stream that is refused before any was: a client that is still writing it when the status comes
-    reports a failure of its own instead (grpc/grpc#36066).
-    """
-    if isinstance(error, Unauthenticated | Forbidden) and hasattr(request, "__anext__"):
-        with suppress(TimeoutError, StopAsyncIteration, grpc.RpcError):
-            async with asyncio.timeout(_HEAR_OUT_SECONDS):
-                await anext(request)
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+async def _abort(context: Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if isinstance(error, FlashbulbError):

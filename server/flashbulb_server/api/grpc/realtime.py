@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -27,22 +26,17 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RealtimeServicer(realtime_pb2_grpc.RealtimeServiceServicer):
-    """Realtime sessions over gRPC. `open_seconds`: that a caller may take to open its session."""
+    """Realtime sessions over gRPC."""
 
-    def __init__(self, realtime: Realtime, tokens: Tokens, *, open_seconds: float = 30.0) -> None:
+    def __init__(self, realtime: Realtime, tokens: Tokens) -> None:
         self._realtime = realtime
         self._tokens = tokens
-        self._open_seconds = open_seconds
 
     async def Connect(
         self, request_iterator: AsyncIterator[realtime_pb2.ConnectRequest], context: _Context
     ) -> AsyncIterator[realtime_pb2.ConnectResponse]:
         """Opens a session."""
-        try:
-            async with asyncio.timeout(self._open_seconds):
-                first = await anext(request_iterator, None)
-        except TimeoutError as err:
-            raise InvalidRequest([FieldViolation("open", f"did not come within {self._open_seconds:g} s")]) from err
+        first = await anext(request_iterator, None)
         if first is None:
             raise InvalidRequest([FieldViolation("open", "must be the first message of a session")])
         session = self._realtime.connect(grant(), to_opening(first), _incoming(request_iterator))

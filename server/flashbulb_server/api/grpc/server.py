@@ -60,7 +60,6 @@ async def serve(servicers: Servicers, guard: CallInterceptor, settings: ApiSetti
     """
     server = grpc.aio.server(
         interceptors=[guard],
-        maximum_concurrent_rpcs=settings.max_calls,
         options=(
             ("grpc.max_receive_message_length", settings.max_receive_bytes),
             ("grpc.max_send_message_length", _MAX_SEND_BYTES),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
@@ -15,7 +14,6 @@ from flashbulb_server.errors import FieldViolation, InvalidRequest
 from flashbulb_server.wire.times import from_duration, to_timestamp
 
 MAX_CHUNK_BYTES = 4 << 20
-_OPEN_SECONDS = 30.0  # that a caller may take to say what it uploads
 
 _Context = grpc.aio.ServicerContext
 
@@ -47,11 +45,7 @@ class StorageServicer(storage_pb2_grpc.StorageServiceServicer):
     ) -> storage_pb2.UploadResponse:
         """Stores a file as its chunks come."""
         messages = aiter(request_iterator)
-        try:
-            async with asyncio.timeout(_OPEN_SECONDS):
-                first = await anext(messages, None)
-        except TimeoutError as err:
-            raise InvalidRequest([FieldViolation("open", f"did not come within {_OPEN_SECONDS:g} s")]) from err
+        first = await anext(messages, None)
         if first is None or first.WhichOneof("message") != "open":
             raise InvalidRequest([FieldViolation("open", "must be in the first message")])
         spec = _spec(first.open, path="open", size_required=True)
