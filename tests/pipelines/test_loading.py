@@ -14,12 +14,11 @@ import torch
 
 from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.generation import SPECS
+from flashbulb_server.pipelines.devices import choose_device, choose_dtype
 from flashbulb_server.pipelines.loading import (
     EMBEDDED_FOLDER,
     EMBEDDED_MODEL,
     UnusableFolder,
-    choose_device,
-    choose_dtype,
     load_folder,
     load_models,
 )

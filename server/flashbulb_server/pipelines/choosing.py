@@ -46,7 +46,7 @@ def open_backend(load: Callable[[torch.dtype], Networks], target: Target) -> tup
     kind = _wanted(target)
     if target.quantize != "none" and kind != "openvino":
         raise Misconfigured(
-            f"worker.quantize is {target.quantize}, which OpenVINO alone can do, and {TITLES[kind]} runs it"
+            f"FLASHBULB_WORKER__QUANTIZE is {target.quantize}, which OpenVINO alone can do, and {TITLES[kind]} runs it"
         )
     networks = load(torch.float32 if kind == "openvino" else target.dtype)
     reference = EagerBackend(networks)
@@ -64,7 +64,7 @@ def open_backend(load: Callable[[torch.dtype], Networks], target: Target) -> tup
                 return networks, backend
     except Unsupported as err:
         if target.backend == kind or target.quantize != "none":
-            raise Misconfigured(f"{TITLES[kind]} cannot run it: {err}") from err
+            raise Misconfigured(f"FLASHBULB_WORKER__BACKEND: {TITLES[kind]} cannot run it: {err}") from err
         logger.warning("torch runs a model that %s cannot run", TITLES[kind], extra={"reason": str(err)})
         networks = networks.cast(target.dtype)
         return networks, EagerBackend(networks)
@@ -73,7 +73,7 @@ def open_backend(load: Callable[[torch.dtype], Networks], target: Target) -> tup
 def _wanted(target: Target) -> Kind:
     """What to try. On CUDA graphs have to be asked for: recording them has never been run on a card."""
     if target.backend == "openvino" and not is_installed():
-        raise Misconfigured("worker.backend is openvino, which is not installed: pip install openvino")
+        raise Misconfigured("FLASHBULB_WORKER__BACKEND is openvino, which is not installed: pip install openvino")
     if target.backend != "auto":
         return target.backend
     able = target.device.type == "cpu" and target.dtype in PRECISIONS

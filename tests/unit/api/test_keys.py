@@ -103,7 +103,7 @@ def test_keys_of_the_settings():
 def test_bad_keys_of_the_settings(entry):
     with pytest.raises(ValueError, match="keys") as caught:
         load(entry)
-    assert "secret" not in str(caught.value).removeprefix("api.keys holds an entry that is not id:secret")
+    assert "secret" not in str(caught.value).removeprefix("FLASHBULB_API__KEYS holds an entry that is not id:secret")
 
 
 def test_keys_of_a_file(tmp_path):
