@@ -123,11 +123,17 @@ class RunningService:
         """`host:port` of the HTTP gateway."""
         return str(self.state["http_address"])
 
-    def child(self, name: str) -> int:
-        """Pid of a child: nats, files, api or worker."""
+    def children(self) -> dict[str, int | None]:
+        """Pids of nats, files, api and worker; None for one that does not run."""
         children = self.state["children"]
         assert isinstance(children, dict)
-        return int(children[name])
+        return children
+
+    def child(self, name: str) -> int:
+        """Pid of a child that runs."""
+        pid = self.children()[name]
+        assert pid is not None
+        return pid
 
     @property
     def nats(self) -> tuple[str, str]:
