@@ -153,6 +153,11 @@ class RunningService:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the supervisor lives."""
+        return self._process is not None and self._process.poll() is None
+
     def errors(self) -> list[str]:
         """What it has logged as errors."""
         return [line for line in self.log.read_text().splitlines() if '"level": "ERROR"' in line or "Traceback" in line]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flashbulb_server.core.catalog import ENDPOINTS
 from flashbulb_server.errors import Misconfigured
@@ -312,8 +312,6 @@ def load(flags: Mapping[str, Mapping[str, str]] | None = None) -> Settings:
     except ValidationError as err:
         known = {name: _names(field.annotation) for name, field in parts.items()}
         raise Misconfigured(*problems, *(described(problem, known) for problem in err.errors())) from err
-    except SettingsError as err:
-        raise Misconfigured(*problems, str(err)) from err
     if problems:
         raise Misconfigured(*problems)
     return settings

@@ -53,6 +53,8 @@ class ConfigFile(TomlConfigSettingsSource):
 def described(problem: ErrorDetails, known: Mapping[str, Mapping[str, object]]) -> str:
     """A problem of the validation as a line for the operator. `known`: the names of the settings by part. Never holds a value."""
     words = [str(word) for word in problem["loc"]]
+    if not words:  # of the file as a whole, which the message names
+        return _message(problem)
     variable = f"{_PREFIX}{_DELIMITER.join(words[:2])}".upper()
     return f"{'.'.join(words)} ({variable}): {_what(problem, words, known)}"
 
@@ -73,6 +75,10 @@ def _what(problem: ErrorDetails, words: list[str], known: Mapping[str, Mapping[s
         names = known if len(words) == 1 else known.get(words[0], {})
         close = get_close_matches(words[-1], names, n=1)
         return "there is no such setting" + (f"; is {'.'.join((*words[:-1], close[0]))} meant?" if close else "")
+    return _message(problem)
+
+
+def _message(problem: ErrorDetails) -> str:
     return problem["msg"].removeprefix("Value error, ")
 
 
