@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from flashbulb_server.api.keys import FOLLOW_SECONDS, digest, keys_of
-from flashbulb_server.cli_settings import refuse, settings
+from flashbulb_server.cli_settings import refuse, refusing, settings
 from flashbulb_server.supervisor.keys_file import KeysFile, new_secret
 
 app = typer.Typer(help="Makes, lists and revokes the keys of callers.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def create(
         refuse(["the id of a key has 1 to 64 of A-Z a-z 0-9 _ -"])
     _refuse_ids_of_the_settings(key_id)
     secret = new_secret()
-    with file.changing() as held:
+    with refusing(), file.changing() as held:
         if key_id in held and not replace:
             refuse([f"there is a key {key_id}; --replace ends it and makes another one"])
         held[key_id] = digest(secret)
@@ -54,7 +54,9 @@ def list_keys(data_dir: _DataDir = None) -> None:
     """Prints the ids of the keys there are, and where they stand."""
     file = _file(data_dir)
     own = _ids_of_the_settings()
-    for key_id in sorted({*file.read(), *own}):
+    with refusing():
+        held = file.read()
+    for key_id in sorted({*held, *own}):
         typer.echo(f"{key_id}  {'FLASHBULB_API__KEYS' if key_id in own else file.path}")
 
 
@@ -63,7 +65,7 @@ def revoke(key_id: _Id, data_dir: _DataDir = None) -> None:
     """Ends a key, the tokens that were made with it and its live sessions."""
     file = _file(data_dir)
     _refuse_ids_of_the_settings(key_id)
-    with file.changing() as held:
+    with refusing(), file.changing() as held:
         if held.pop(key_id, None) is None:
             refuse([f"there is no key {key_id} in {file.path}"])
     typer.echo(f"{key_id} is revoked. A service that runs refuses it within {2 * FOLLOW_SECONDS:g} s.", err=True)

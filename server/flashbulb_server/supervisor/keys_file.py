@@ -31,15 +31,14 @@ class KeysFile:
     @contextlib.contextmanager
     def changing(self) -> Iterator[dict[str, str]]:
         """The keys, to be changed by one program at a time; written when the context is left without an error. Raises Misconfigured."""
-        folder = os.open(self.path.parent, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            held = self.read()
-            yield held
-            target = self.path.resolve()  # a link stays one
-            write_private(target, json.dumps(held, indent=2), like=target if target.exists() else None)
-        finally:
-            os.close(folder)
+            with _locked(self.path.parent):
+                held = self.read()
+                yield held
+                target = self.path.resolve()  # a link stays one
+                write_private(target, json.dumps(held, indent=2), like=target if target.exists() else None)
+        except OSError as err:
+            raise Misconfigured(f"{self.path} cannot be changed: {err.strerror}") from err
 
     def make_first(self, key_id: str) -> str | None:
         """A new key `id:secret` in a new file, None if there is a file already."""
@@ -49,6 +48,16 @@ class KeysFile:
         with self.changing() as held:
             held[key_id] = digest(secret)
         return f"{key_id}:{secret}"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def new_secret() -> str:
