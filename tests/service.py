@@ -125,11 +125,17 @@ class RunningService:
         """`host:port` of the HTTP gateway."""
         return str(self.state["http_address"])
 
-    def child(self, name: str) -> int:
-        """Pid of a child: nats, files, api or worker."""
+    def children(self) -> dict[str, int | None]:
+        """Pids of nats, files, api and worker; None for one that does not run."""
         children = self.state["children"]
         assert isinstance(children, dict)
-        return int(children[name])
+        return children
+
+    def child(self, name: str) -> int:
+        """Pid of a child that runs."""
+        pid = self.children()[name]
+        assert pid is not None
+        return pid
 
     @property
     def nats(self) -> tuple[str, str]:
@@ -148,6 +154,11 @@ class RunningService:
         """Pid of the supervisor."""
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the supervisor lives."""
+        return self._process is not None and self._process.poll() is None
 
     def errors(self) -> list[str]:
         """What it has logged as errors."""

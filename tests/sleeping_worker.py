@@ -93,6 +93,7 @@ def main() -> int:
     serve.add_argument("--http-listen", default="127.0.0.1:0")
     worker = commands.add_parser("worker")
     worker.add_argument("--ready-file", type=Path, required=True)
+    worker.add_argument("--problems-file", type=Path)
     worker.add_argument("--exit-with-parent", action="store_true")
     options = parser.parse_args()
     if options.command == "serve":

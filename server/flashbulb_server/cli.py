@@ -1,4 +1,5 @@
-"""`flashbulb-server`: the whole service on one host (`serve`), its two roles apart (`api`, `worker`), and its configuration (`config`).
+"""`flashbulb-server`: the whole service on one host (`serve`), its two roles apart (`api`, `worker`), its keys (`keys`, `webhook-keys`), and
+its configuration (`config`).
 
 Reads the configuration, sets up the logs and hands over. A role is imported by its own command only: `api` never imports torch.
 """
@@ -7,27 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic_settings import SettingsError
+from pydantic import BaseModel, SecretStr
 
 from flashbulb_server import config
+from flashbulb_server.cli_keys import app as keys_app
+from flashbulb_server.cli_settings import BAD_CONFIGURATION, refuse, refusing, settings
 from flashbulb_server.config import Settings
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.observability import logs
 
 app = typer.Typer(name="flashbulb-server", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-
-_BAD_CONFIGURATION = 2
+app.add_typer(keys_app, name="keys")
 
 _ReadyFile = Annotated[
     Path | None,
     typer.Option(help="Where to write `{address, http_address, pid}` as JSON once the role serves.", dir_okay=False),
+]
+_ProblemsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where to write, as JSON, why the settings are refused, instead of saying it.", hidden=True, dir_okay=False
+    ),
 ]
 _ExitWithParent = Annotated[bool, typer.Option("--exit-with-parent", hidden=True)]
 
@@ -74,38 +80,46 @@ def serve(
 
     NATS and the S3 server are started unless their addresses are set (FLASHBULB_NATS__URL, FLASHBULB_FILES__ENDPOINT).
     """
-    settings = _settings(listen=listen, http_listen=http_listen)
-    logs.set_up(settings.log, role="serve")
+    flags = {part: {"listen": text} for part, text in (("api", listen), ("http", http_listen)) if text is not None}
+    found = settings(flags)
+    logs.set_up(found.log, role="serve")
     from flashbulb_server.supervisor.binary import ServerBinaryMissing
     from flashbulb_server.supervisor.data_folder import DataFolder, FolderInUse
     from flashbulb_server.supervisor.service import Service
 
     async def run() -> int:
-        return await Service(settings, DataFolder(data_dir), announce=typer.echo).run()
+        return await Service(found, DataFolder(data_dir), announce=typer.echo).run()
 
     try:
-        raise typer.Exit(asyncio.run(run()))
-    except (FolderInUse, ServerBinaryMissing) as err:
+        with refusing():
+            raise typer.Exit(asyncio.run(run()))
+    except (FolderInUse, ServerBinaryMissing, OSError) as err:
         typer.echo(f"flashbulb-server: {err}", err=True)
         raise typer.Exit(1) from err
 
 
 @app.command()
-def api(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False) -> None:
+def api(
+    ready_file: _ReadyFile = None, problems_file: _ProblemsFile = None, exit_with_parent: _ExitWithParent = False
+) -> None:
     """Runs the api role: takes calls. Many may run; none imports torch."""
-    settings = _role_settings("api", exit_with_parent)
-    from flashbulb_server.app.api import run_api
+    with refusing(problems_file):
+        found = _role_settings("api", exit_with_parent)
+        from flashbulb_server.app.api import run_api
 
-    raise typer.Exit(run_api(settings, ready_file))
+        raise typer.Exit(run_api(found, ready_file))
 
 
 @app.command()
-def worker(ready_file: _ReadyFile = None, exit_with_parent: _ExitWithParent = False) -> None:
+def worker(
+    ready_file: _ReadyFile = None, problems_file: _ProblemsFile = None, exit_with_parent: _ExitWithParent = False
+) -> None:
     """Runs the worker role: draws. One for each accelerator."""
-    settings = _role_settings("worker", exit_with_parent)
-    from flashbulb_server.app.worker import run_worker
+    with refusing(problems_file):
+        found = _role_settings("worker", exit_with_parent)
+        from flashbulb_server.app.worker import run_worker
 
-    raise typer.Exit(run_worker(settings, ready_file))
+        raise typer.Exit(run_worker(found, ready_file))
 
 
 @app.command()
@@ -116,11 +130,11 @@ def health(
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    settings = _settings().api
-    target = address or settings.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
-    if settings.tls_certificate:
+    own = settings().api
+    target = address or own.listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    if own.tls_certificate:
         typer.echo("health: a port with TLS is checked by connecting to it, not by this command", err=True)
-        raise typer.Exit(_BAD_CONFIGURATION)
+        raise typer.Exit(BAD_CONFIGURATION)
     with grpc.insecure_channel(target) as channel:
         try:
             reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
@@ -145,17 +159,17 @@ def webhook_keys(
     ] = None,
 ) -> None:
     """Lists the keys that webhooks are signed with, and renews them."""
-    settings = _settings()
-    if settings.webhooks.signing_keys_file is not None:
-        _refuse(["webhooks.signing_keys_file is set: that file is where the keys are renewed"])
-    nats = settings.nats
+    found = settings()
+    if found.webhooks.signing_keys_file is not None:
+        refuse(["FLASHBULB_WEBHOOKS__SIGNING_KEYS_FILE is set: that file is where the keys are renewed"])
+    nats = found.nats
     if data_dir is not None:
         from flashbulb_server.supervisor.data_folder import DataFolder
 
-        found = DataFolder(data_dir).nats()
-        if found is None:
-            _refuse([f"{data_dir} is not the folder of a service that has run"])
-        nats = nats.model_copy(update={"url": found[0], "token": SecretStr(found[1])})
+        embedded = DataFolder(data_dir).nats()
+        if embedded is None:
+            refuse([f"{data_dir} is not the folder of a service that has run"])
+        nats = nats.model_copy(update={"url": embedded[0], "token": SecretStr(embedded[1])})
     from flashbulb_server.api.webhooks.signing import KeyChange
     from flashbulb_server.app.api import signing_keys
 
@@ -177,7 +191,7 @@ def show_config(
     if markdown:
         typer.echo(settings_table())
     else:
-        typer.echo(json.dumps(_settings().model_dump(mode="json"), indent=2))
+        typer.echo(json.dumps(settings().model_dump(mode="json"), indent=2))
 
 
 def settings_table() -> str:
@@ -202,36 +216,13 @@ def _default_text(value: object) -> str:
 
 
 def _role_settings(role: str, exit_with_parent: bool) -> Settings:
-    settings = _settings()
-    logs.set_up(settings.log, role=role)
+    found = config.load()
+    logs.set_up(found.log, role=role)
     if exit_with_parent:
         from flashbulb_server.supervisor import process
 
         process.exit_with_parent()
-    return settings
-
-
-def _settings(listen: str | None = None, http_listen: str | None = None) -> Settings:
-    """The settings, with the flags over them. Bad ones end the process, all of them listed."""
-    flags = {part: {"listen": text} for part, text in (("api", listen), ("http", http_listen)) if text is not None}
-    try:
-        return Settings.model_validate(flags)
-    except ValidationError as err:
-        _refuse([_described(problem["loc"], problem["msg"]) for problem in err.errors()], err)
-    except (OSError, tomllib.TOMLDecodeError, SettingsError) as err:
-        _refuse([str(err)], err)
-
-
-def _described(location: tuple[int | str, ...], message: str) -> str:
-    words = [str(word) for word in location]
-    return f"{'.'.join(words)} (FLASHBULB_{'__'.join(words[:2]).upper()}): {message}"
-
-
-def _refuse(problems: list[str], cause: Exception | None = None) -> NoReturn:
-    typer.echo("flashbulb-server: the configuration is bad:", err=True)
-    for problem in problems:
-        typer.echo(f"  {problem}", err=True)
-    raise typer.Exit(_BAD_CONFIGURATION) from cause
+    return found
 
 
 if __name__ == "__main__":

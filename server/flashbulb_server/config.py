@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flashbulb_server.core.catalog import ENDPOINTS
+from flashbulb_server.errors import Misconfigured
+from flashbulb_server.setting_types import Device, HostAndPort, OptionalHostAndPort, SocketAddress, refused
+from flashbulb_server.settings_source import ConfigFile, Environment, described, unknown_variable
 
 CONFIG_FILE_VARIABLE = "FLASHBULB_CONFIG"
 
@@ -55,7 +58,9 @@ class FilesSettings(_Part):
 class ApiSettings(_Part):
     """The api role."""
 
-    listen: str = Field("127.0.0.1:50051", description="`host:port` of the gRPC server; port 0 takes a free one.")
+    listen: HostAndPort = Field(
+        "127.0.0.1:50051", description="`host:port` of the gRPC server; port 0 takes a free one."
+    )
     keys: SecretStr = Field(SecretStr(""), description="Keys that may call, `id:secret` separated by commas.")
     keys_file: Path | None = Field(
         None, description="JSON file of keys, `{id: sha256 of the secret in hex}`, beside `keys`; read at start."
@@ -90,11 +95,17 @@ class ApiSettings(_Part):
     )
     tls_key: Path | None = Field(None, description="PEM file of the certificate's key.")
 
+    @model_validator(mode="after")
+    def _whole_pair(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise refused("FLASHBULB_API__TLS_CERTIFICATE and FLASHBULB_API__TLS_KEY need each other")
+        return self
+
 
 class HttpSettings(_Part):
     """The HTTP and WebSocket gateway of the api role, for fal's clients."""
 
-    listen: str = Field(
+    listen: OptionalHostAndPort = Field(
         "127.0.0.1:8080", description="`host:port` of the gateway; port 0 takes a free one, empty turns it off."
     )
     public_url: str = Field(
@@ -163,7 +174,7 @@ class ModelsSettings(_Part):
 class WorkerSettings(_Part):
     """The worker role: one process, one accelerator."""
 
-    listen: str = Field(
+    listen: SocketAddress = Field(
         "127.0.0.1:0",
         description="Where it listens for the api: `unix:<path>` on one host, `host:port` in a cluster.",
     )
@@ -191,7 +202,7 @@ class WorkerSettings(_Part):
     safety_checkers: Mapping[Literal["v1", "v2"], Path] = Field(
         default_factory=dict, description="Installed safety checkers: version to a folder in transformers layout."
     )
-    device: str = Field(
+    device: Device = Field(
         "auto", description="torch device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes an accelerator if there is one."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -280,7 +291,7 @@ class LogSettings(_Part):
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(env_prefix="FLASHBULB_", env_nested_delimiter="__", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FLASHBULB_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
     nats: NatsSettings = NatsSettings()
     files: FilesSettings = FilesSettings()
@@ -302,11 +313,28 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags over environment over file."""
-        sources = (init_settings, env_settings)
+        sources = (init_settings, Environment(settings_cls))
         path = os.environ.get(CONFIG_FILE_VARIABLE)
-        if path and not Path(path).is_file():
-            raise FileNotFoundError(f"{CONFIG_FILE_VARIABLE} names {path}, which is no file")
-        return (*sources, TomlConfigSettingsSource(settings_cls, toml_file=path)) if path else sources
+        return (*sources, ConfigFile(settings_cls, Path(path), CONFIG_FILE_VARIABLE)) if path else sources
+
+
+def load(flags: Mapping[str, Mapping[str, str]] | None = None) -> Settings:
+    """The settings of this process, with `flags` over them, by part and name. Raises Misconfigured with everything that is wrong."""
+    parts = Settings.model_fields
+    problems = [unknown_variable(name, parts) for name in Environment(Settings).unknown()]
+    try:
+        settings = Settings.model_validate(flags or {})
+    except ValidationError as err:
+        known = {name: _names(field.annotation) for name, field in parts.items()}
+        raise Misconfigured(*problems, *(described(problem, known) for problem in err.errors())) from err
+    if problems:
+        raise Misconfigured(*problems)
+    return settings
+
+
+def _names(part: object) -> Mapping[str, object]:
+    assert isinstance(part, type) and issubclass(part, BaseModel)
+    return part.model_fields
 
 
 def environment() -> dict[str, str]:

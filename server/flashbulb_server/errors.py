@@ -347,4 +347,8 @@ class WorkerLost(ServerFault):
 
 
 class Misconfigured(Exception):
-    """The operator must mend the settings; no caller ever meets this. The message names what is wrong."""
+    """The operator must mend the settings; no caller ever meets this. Each of `problems` is a line that names the variable to mend."""
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = tuple(" ".join(problem.split()) for problem in problems)
+        super().__init__("; ".join(self.problems))

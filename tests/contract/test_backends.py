@@ -302,7 +302,7 @@ def test_a_tiny_decoder_is_announced_as_approximate(target, tmp_path):
 
 
 def test_a_tiny_decoder_of_no_model_is_refused(tmp_path):
-    with pytest.raises(Misconfigured, match="tiny_decoders names mine"):
+    with pytest.raises(Misconfigured, match="TINY_DECODERS names mine"):
         load_models(WorkerSettings(threads=1, device="cpu", tiny_decoders={"mine": tmp_path}))
 
 

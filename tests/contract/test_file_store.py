@@ -453,7 +453,7 @@ async def test_expired_files_are_found_in_batches(server, owner: str):
 
 async def test_a_wrong_secret_is_told_to_the_operator(server):
     wrong = settings_of(server, secret_key="another-secret-key")
-    with pytest.raises(StoreRefused, match="refuses the access key"):
+    with pytest.raises(StoreRefused, match="FLASHBULB_FILES__ACCESS_KEY .* refuses the key"):
         async with FileStore(wrong, ready_seconds=0.1):
             pass
     unknown = settings_of(server, access_key="another-access-key")

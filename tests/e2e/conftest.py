@@ -145,7 +145,7 @@ def make_service(tmp_path: Path) -> Iterator[Callable[..., RunningService]]:
 
     def make(**settings: object) -> RunningService:
         folder = tmp_path / f"service-{len(started)}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         running = RunningService(folder, **settings)
         started.append(running)
         running.start()

@@ -19,6 +19,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
+from flashbulb_server.api.keys import Keys, digest
 from tests.e2e.conftest import TOKEN_SECRET
 from tests.service import KEY, OTHER_KEY, RunningService
 from tests.sockets import APPLE, LCM, http, socket
@@ -27,7 +28,14 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def forged(secret: str = TOKEN_SECRET, **changes: object) -> str:
-    claims = {"sub": "tester", "aud": "flashbulb", "exp": int(time.time()) + 100, "endpoints": ["fast-lcm-diffusion"]}
+    key_id, _, own = KEY.partition(":")
+    claims = {
+        "sub": key_id,
+        "key": Keys({key_id: digest(own)}).mark(key_id),
+        "aud": "flashbulb",
+        "exp": int(time.time()) + 100,
+        "endpoints": ["fast-lcm-diffusion"],
+    }
     return jwt.encode({**claims, **changes}, secret, algorithm="HS256")
 
 

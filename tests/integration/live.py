@@ -162,11 +162,11 @@ class Api:
 async def open_api(on: Queue, *, first_seconds: float = 30.0, **limits: float) -> AsyncIterator[Api]:
     """An api whose workers never fall silent."""
     chosen = Limits(**{"per_key": 8, "idle_seconds": 60.0, **limits})
-    tokens = Tokens("", clock=time.time)
     async with Fleet.open(on.nc, on.js, clock=lambda: 1.0) as fleet, Engines() as engines:
         generating = Generating(fleet, engines, clock=time.time)
         realtime = Realtime(generating, fleet, chosen, clock=time.time)
         keys = Keys({"one": digest("secret"), "two": digest("secret")})
+        tokens = Tokens("", keys, clock=time.time)
         server = grpc.aio.server(
             interceptors=[CallInterceptor(keys, tokens, first_message_seconds=first_seconds)],
             options=(("grpc.max_receive_message_length", 65_536), *NARROW),

@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from flashbulb_server.config import WorkerSettings
+from flashbulb_server.pipelines.devices import choose_device, choose_dtype
 from flashbulb_server.pipelines.loading import (
     EMBEDDED_FOLDER,
     EMBEDDED_MODEL,
     LATENT_CONSISTENCY_ENDPOINTS,
     UnusableFolder,
-    choose_device,
-    choose_dtype,
     load_folder,
     load_models,
 )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from flashbulb_server.config import Settings
+from flashbulb_server.errors import Misconfigured
 from flashbulb_server.observability import logs
 from flashbulb_server.supervisor.data_folder import DataFolder, FolderInUse
 from flashbulb_server.supervisor.service import Roles, Service
@@ -24,6 +25,9 @@ def main() -> int:
 
     try:
         return asyncio.run(run())
+    except Misconfigured as err:
+        sys.stderr.write("".join(f"flashbulb-server: {problem}\n" for problem in err.problems))
+        return 2
     except FolderInUse as err:
         sys.stderr.write(f"{err}\n")
         return 1

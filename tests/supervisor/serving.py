@@ -71,6 +71,10 @@ class Serving:
         told = [json.loads(line) for line in self._events.read_text().splitlines()]
         return [one for one in told if one["event"] == event]
 
+    def told_of(self, child: str, words: str) -> bool:
+        """Whether the supervisor has logged a line about a child that holds `words`."""
+        return any(f"child={child} " in line and words in line for line in self.output.splitlines())
+
     def state(self) -> dict[str, object]:
         """service.json, once it is there."""
 

@@ -1,6 +1,6 @@
-"""Stands in for a role: `python stand_in_role.py NAME EVENTS --ready-file PATH`.
+"""Stands in for a role: `python stand_in_role.py NAME EVENTS --ready-file PATH --problems-file PATH`.
 
-Serves nothing, but starts, says so, and stops as a role does. Appends what happens to it to the file EVENTS, a JSON object a line.
+Serves nothing, but starts, says so, and stops as a role does. It is not ready while the file STAND_IN_HELD_<NAME> exists. Appends what happens to it to the file EVENTS, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 
 def main() -> int:
-    name, events, _, ready_file = sys.argv[1:5]
+    name, events, _, ready_file, _, problems_file = sys.argv[1:7]
     variables = {key: value for key, value in os.environ.items() if key.startswith("FLASHBULB_")}
 
     def tell(event: str, **more: object) -> None:
@@ -23,9 +24,14 @@ def main() -> int:
 
     if os.environ.get("STAND_IN_FAILS") == name:
         tell("failed")
+        if problems := os.environ.get("STAND_IN_PROBLEMS"):
+            Path(problems_file).write_text(problems)
         return int(os.environ["STAND_IN_STATUS"])
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     tell("started", variables=variables)
+    if (held := os.environ.get(f"STAND_IN_HELD_{name.upper()}")) is not None:
+        while Path(held).exists():
+            time.sleep(0.01)
     if os.environ.get("STAND_IN_NEVER_READY") != name:
         address = variables.get("FLASHBULB_API__LISTEN", "127.0.0.1:50051")
         draft = Path(ready_file + ".draft")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -23,8 +24,14 @@ def spec(
     wait_ready: Callable[[float], Awaitable[None]] | None = None,
     ready_seconds: float = 10,
     stop_seconds: float = 10,
+    prepare: Callable[[], None] = lambda: None,
+    **more: object,
 ) -> ChildSpec:
-    """A child that runs `program`, and is ready once it has made the file `ready` in `folder`."""
+    """A child that runs `program`, and is ready once it has made the file `ready` in `folder`. `prepare` runs before each start."""
+
+    def prepared() -> None:
+        (folder / "ready").unlink(missing_ok=True)
+        prepare()
 
     async def is_ready() -> None:
         (folder / "ready").stat()
@@ -32,7 +39,7 @@ def spec(
     return ChildSpec(
         name="child",
         command=lambda: (sys.executable, "-c", program),
-        prepare=lambda: (folder / "ready").unlink(missing_ok=True),
+        prepare=prepared,
         wait_ready=wait_ready or (lambda seconds: until(is_ready, name="child", seconds=seconds)),
         environment=dict(os.environ),
         death_signal=signal.SIGKILL,
@@ -40,6 +47,7 @@ def spec(
         stop_seconds=stop_seconds,
         folder=folder,
         log=folder / "logs" / "child.log",
+        **more,
     )
 
 
@@ -70,6 +78,145 @@ async def test_a_child_that_was_ready_is_restarted_for_ever(tmp_path: Path):
         await child.stop()
     assert len(pids) == 4
     assert child.pid is None
+
+
+class Faults:
+    """Fails as often as it is told to, when it is called."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.error: Exception = OSError("none")
+
+    def __call__(self) -> None:
+        if self.left:
+            self.left -= 1
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "no space"), BlockingIOError(errno.EAGAIN, "no process"), RuntimeError("a fault of ours")],
+    ids=["full disk", "no more processes", "a fault"],
+)
+async def test_what_cannot_be_started_again_is_tried_until_it_can(tmp_path: Path, error: Exception):
+    faults = Faults()
+    readies = asyncio.Queue[None]()
+    child = Child(spec(tmp_path, f"{READY}; {FOR_EVER}", prepare=faults), lambda: readies.put_nowait(None))
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        await readies.get()
+        faults.left, faults.error = 4, error
+        os.kill(child.pid, signal.SIGKILL)
+        await readies.get()
+        assert faults.left == 0
+        await child.stop()
+
+
+async def test_what_can_never_be_started_is_given_up_and_the_reason_told(tmp_path: Path):
+    faults = Faults()
+    faults.left, faults.error = 100, OSError(errno.ENOSPC, "no space")
+    failures: list[ChildFailed] = []
+    child = Child(spec(tmp_path, FOR_EVER, prepare=faults), lambda: None, failures.append)
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        with pytest.raises(ChildFailed, match="ended 3 times before it was ready, last .* no space") as caught:
+            await child.wait_ready()
+    assert failures == [caught.value]
+
+
+async def test_a_process_that_cannot_be_looked_at_does_not_run_beside_the_next_one(tmp_path: Path):
+    looks = Faults()
+    pids: list[int] = []
+
+    async def look(_: float) -> None:
+        while not (tmp_path / "ready").exists():
+            await asyncio.sleep(0.01)
+        pids.append(child.pid)
+        looks()
+
+    readies = asyncio.Queue[None]()
+    child = Child(spec(tmp_path, f"{READY}; {FOR_EVER}", wait_ready=look), lambda: readies.put_nowait(None))
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        await readies.get()
+        looks.left, looks.error = 2, RuntimeError("can't start new thread")
+        os.kill(child.pid, signal.SIGKILL)
+        await readies.get()
+        assert len(pids) == 4
+        for pid in pids[:3]:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+        await child.stop()
+
+
+async def test_a_child_that_is_not_ready_again_in_time_is_killed_and_tried_again(tmp_path: Path):
+    program = f"import pathlib; first = not pathlib.Path('hang').exists(); first and {READY}; {FOR_EVER}"
+    hangs = Faults()
+
+    def prepare() -> None:
+        (tmp_path / "hang").unlink(missing_ok=True)
+        try:
+            hangs()
+        except OSError:
+            (tmp_path / "hang").touch()
+
+    readies = asyncio.Queue[None]()
+    child = Child(spec(tmp_path, program, ready_seconds=1, prepare=prepare), lambda: readies.put_nowait(None))
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        await readies.get()
+        hangs.left = 2
+        os.kill(child.pid, signal.SIGKILL)
+        await readies.get()
+        assert hangs.left == 0
+        await child.stop()
+
+
+async def test_what_a_child_left_and_cannot_be_removed_is_no_failure(tmp_path: Path):
+    faults = Faults()
+    faults.left, faults.error = 1, PermissionError("not ours")
+    child = Child(spec(tmp_path, f"{READY}; {FOR_EVER}", clean_up=faults), lambda: None)
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        await child.wait_ready()
+        await child.stop()
+    assert faults.left == 0
+
+
+async def test_a_child_that_refuses_its_settings_is_not_tried_again(tmp_path: Path):
+    failures: list[ChildFailed] = []
+    refusing = spec(tmp_path, "open('starts', 'a').write('x'); exit(2)", problems=lambda: ("X: is bad",))
+    child = Child(refusing, lambda: None, failures.append)
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        with pytest.raises(ChildFailed, match="child refuses its settings") as caught:
+            await child.wait_ready()
+    assert failures == [caught.value]
+    assert (caught.value.refused, caught.value.problems) == (True, ("X: is bad",))
+    assert (tmp_path / "starts").read_text() == "x"
+
+
+async def test_a_child_that_was_ready_and_then_refuses_its_settings_is_tried_again(tmp_path: Path):
+    program = f"import pathlib; pathlib.Path('taken').exists() and exit(2); {READY}; {FOR_EVER}"
+    taken = tmp_path / "taken"
+    refusals: list[None] = []
+
+    def problems() -> tuple[str, ...]:
+        refusals.append(None)
+        if len(refusals) == 4:
+            taken.unlink()
+        return ("X: is taken",)
+
+    readies = asyncio.Queue[None]()
+    child = Child(spec(tmp_path, program, problems=problems), lambda: readies.put_nowait(None))
+    async with asyncio.TaskGroup() as group, asyncio.timeout(20):
+        group.create_task(child.run())
+        await readies.get()
+        taken.touch()
+        os.kill(child.pid, signal.SIGKILL)
+        await readies.get()
+        assert len(refusals) == 4
+        await child.stop()
 
 
 async def test_a_child_that_never_gets_ready_is_given_up(tmp_path: Path):

@@ -26,7 +26,7 @@ from flashbulb_server.supervisor.embedded import (
     NatsServer,
     ServerNotReady,
 )
-from flashbulb_server.supervisor.ports import free_ports, ports_are_free
+from flashbulb_server.supervisor.ports import free_ports, taken_ports
 from tests.embedded import RunningNats, RunningS3
 
 pytestmark = pytest.mark.integration
@@ -170,8 +170,8 @@ def test_ports_lie_below_those_of_outgoing_connections():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", ports[0]))
         taken.listen()
-        assert not ports_are_free(ports)
-    assert ports_are_free(ports)
+        assert taken_ports(ports) == [ports[0]]
+    assert taken_ports(ports) == []
 
 
 async def test_settings_point_at_both_servers_and_see_no_other_tests_streams(settings: Settings):

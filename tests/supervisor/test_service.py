@@ -6,8 +6,13 @@ import asyncio
 import io
 import json
 import os
+import resource
+import shutil
 import signal
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 import nats
@@ -93,6 +98,168 @@ def test_what_dies_is_restarted_at_the_same_address_with_its_data(serve: Serve):
     assert serving.variables("api") == serving.variables("worker") == variables
     assert asyncio.run(message_and_file_are_there(variables))
     assert serving.stop() == 0
+
+
+@pytest.mark.parametrize("other", ["nats", "files", "worker"])
+def test_a_child_that_is_ready_before_the_api_is_back_does_not_end_the_service(
+    serve: Serve, other: str, tmp_path: Path
+):
+    held = tmp_path / "held"
+    serving = serve(STAND_IN_HELD_API=str(held))
+    before = serving.state()
+    held.touch()
+    pids = {name: serving.children()[name] for name in ("api", other)}
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    serving.restarted(other, pids[other])
+    assert serving.state()["address"] == before["address"], "where the api will be again"
+    held.unlink()
+    serving.restarted("api", pids["api"])
+    assert serving.stop() == 0
+
+
+@pytest.mark.slow
+def test_any_children_killed_in_the_same_moment_come_back(serve: Serve):
+    serving = serve()
+    before = serving.state()
+    asyncio.run(put_message_and_file(serving.variables("api")))
+    names = sorted(serving.children())
+    for killed in (*combinations(names, 2), names):
+        pids = serving.children()
+        for name in killed:
+            os.kill(pids[name], signal.SIGKILL)
+        for name in killed:
+            serving.restarted(name, pids[name])
+    assert serving.state()["address"] == before["address"]
+    assert asyncio.run(message_and_file_are_there(serving.variables("worker")))
+    assert serving.stop() == 0
+
+
+def test_children_that_cannot_be_started_come_back_once_they_can(serve: Serve, external_files: dict[str, str]):
+    serving = serve(**external_files)
+    children = serving.children()
+    with limited(serving, resource.RLIMIT_NOFILE):
+        for pid in children.values():
+            os.kill(pid, signal.SIGKILL)
+        for name in children:
+            wait_for(f"failed start of {name}", lambda name=name: serving.told_of(name, "Too many open files"))
+    for name, pid in children.items():
+        serving.restarted(name, pid)
+    assert serving.stop() == 0
+
+
+def test_the_service_comes_back_once_the_disk_is_no_longer_full(serve: Serve, external_files: dict[str, str]):
+    serving = serve(**external_files)
+    children = serving.children()
+    tried: set[str] = set()
+    processes = Path(f"/proc/{serving.process.pid}/task/{serving.process.pid}/children")
+    with limited(serving, resource.RLIMIT_FSIZE):  # nothing can be written, by the supervisor and by what it starts
+        for pid in children.values():
+            os.kill(pid, signal.SIGKILL)
+        wait_for(
+            "failed starts", lambda: tried.update(processes.read_text().split()) or len(tried) >= len(children) + 4
+        )
+    for name, pid in children.items():
+        serving.restarted(name, pid)
+    assert serving.stop() == 0
+
+
+@contextmanager
+def limited(serving: Serving, limit: int) -> Iterator[None]:
+    """The supervisor, and what it starts, with a limit of 0."""
+    before = resource.prlimit(serving.process.pid, limit)
+    resource.prlimit(serving.process.pid, limit, (0, before[1]))
+    yield
+    resource.prlimit(serving.process.pid, limit, before)
+
+
+def test_a_port_that_somebody_took_is_named_and_waited_for(serve: Serve, external_files: dict[str, str]):
+    serving = serve(**external_files)
+    nats = serving.children()["nats"]
+    port = json.loads((serving.data / "ports.json").read_text())["nats"][0]
+    os.kill(serving.process.pid, signal.SIGSTOP)
+    os.kill(nats, signal.SIGKILL)
+    with socket.socket() as somebody:
+        somebody.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wait_for("the port", lambda: bound(somebody, port))
+        somebody.listen()
+        os.kill(serving.process.pid, signal.SIGCONT)
+        wait_for("the port named", lambda: serving.told_of("nats", f"another program has taken port {port} "))
+    serving.restarted("nats", nats)
+    assert serving.stop() == 0
+
+
+def bound(taker: socket.socket, port: int) -> bool:
+    try:
+        taker.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
+def test_a_service_that_cannot_say_where_it_is_goes_on(serve: Serve, external_files: dict[str, str]):
+    serving = serve(**external_files)
+    children = serving.children()
+    (serving.data / "service.json").unlink()
+    (serving.data / "service.json" / "in the way").mkdir(parents=True)
+    os.kill(children["worker"], signal.SIGKILL)
+    wait_for("the failure told", lambda: "service.json is not up to date" in serving.output)
+    shutil.rmtree(serving.data / "service.json")
+    os.kill(children["api"], signal.SIGKILL)
+    serving.restarted("api", children["api"])
+    assert serving.children()["worker"] not in (None, children["worker"])
+    assert serving.stop() == 0
+
+
+def test_a_removed_runtime_folder_is_made_anew(serve: Serve, external_files: dict[str, str]):
+    serving = serve(**external_files)
+    runtime, api = Path(serving.state()["runtime"]), serving.children()["api"]
+    shutil.rmtree(runtime)  # as what tidies up /tmp does
+    os.kill(api, signal.SIGKILL)
+    serving.restarted("api", api)
+    assert runtime.stat().st_mode & 0o077 == 0
+    assert serving.stop() == 0
+
+
+@pytest.mark.parametrize("text", ["", '{"nats": 5}'])
+def test_files_that_are_no_longer_whole_keep_no_service_from_starting(
+    serve: Serve, external_files: dict[str, str], text: str, tmp_path: Path
+):
+    (tmp_path / "data").mkdir()
+    for name in ("service.json", "ports.json"):
+        (tmp_path / "data" / name).write_text(text)
+    serving = serve(**external_files)
+    wait_for("readiness", lambda: "is ready: gRPC on" in serving.output)
+    assert serving.state()["pid"] == serving.process.pid
+    assert serving.stop() == 0
+
+
+@pytest.mark.parametrize("variable", ["FLASHBULB_API__LISTEN", "FLASHBULB_HTTP__LISTEN", "FLASHBULB_WORKER__LISTEN"])
+def test_a_taken_port_is_named_before_anything_is_started(serve: Serve, variable: str):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        serving = serve(**{variable: address})
+        assert serving.process.wait(20) == 2
+    assert serving.output.splitlines() == [
+        f"flashbulb-server: {variable}: {address} is taken by another program; name another port, or port 0 for a free one"
+    ]
+    assert not serving.events("started")
+    assert not (serving.data / "keys.json").exists(), "the key would be lost"
+
+
+def test_every_taken_port_is_named(serve: Serve):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        serving = serve(FLASHBULB_API__LISTEN=address, FLASHBULB_HTTP__LISTEN=address)
+        assert serving.process.wait(20) == 2
+    assert [line.split(":")[1] for line in serving.output.splitlines()] == [
+        " FLASHBULB_API__LISTEN",
+        " FLASHBULB_HTTP__LISTEN",
+    ]
 
 
 def test_kill_9_leaves_no_orphan_and_the_next_start_goes_on(serve: Serve):
@@ -214,17 +381,33 @@ def test_the_workers_socket_has_a_short_path(serve: Serve, external_files: dict[
     assert len(address) < 100
 
 
-@pytest.mark.parametrize(("status", "attempts"), [(1, 3), (2, 1)], ids=["again and again", "bad configuration"])
-def test_a_role_that_cannot_start_ends_the_service(
-    serve: Serve, external_files: dict[str, str], status: int, attempts: int
-):
-    serving = serve(STAND_IN_FAILS="worker", STAND_IN_STATUS=str(status), **external_files)
+def test_a_role_that_ends_again_and_again_ends_the_service(serve: Serve, external_files: dict[str, str]):
+    serving = serve(STAND_IN_FAILS="worker", STAND_IN_STATUS="1", **external_files)
     assert serving.process.wait(20) == 1
-    assert (
-        f"could not start: worker ended {attempts} times before it was ready, last with status {status}"
-        in serving.output
+    assert "could not start: worker ended 3 times before it was ready, last with status 1" in serving.output
+    assert len(serving.events("failed")) == 3
+
+
+def test_a_role_that_refuses_its_settings_ends_the_service_at_once(serve: Serve, external_files: dict[str, str]):
+    problems = json.dumps(["FLASHBULB_X: is bad", "FLASHBULB_Y: is worse"])
+    serving = serve(
+        STAND_IN_FAILS="worker",
+        STAND_IN_STATUS="2",
+        STAND_IN_PROBLEMS=problems,
+        STAND_IN_NEVER_READY="api",
+        **external_files,
     )
-    assert len(serving.events("failed")) == attempts
+    assert serving.process.wait(20) == 2
+    told = [line for line in serving.output.splitlines() if "FLASHBULB_X" in line or "FLASHBULB_Y" in line]
+    assert told == ["flashbulb-server: FLASHBULB_X: is bad", "flashbulb-server: FLASHBULB_Y: is worse"]
+    assert serving.output.splitlines()[-2:] == told, "the last that is read"
+    assert len(serving.events("failed")) == 1
+
+
+def test_a_role_that_refuses_its_settings_without_a_word_is_named(serve: Serve, external_files: dict[str, str]):
+    serving = serve(STAND_IN_FAILS="worker", STAND_IN_STATUS="2", **external_files)
+    assert serving.process.wait(20) == 2
+    assert "flashbulb-server: worker refuses its settings" in serving.output
 
 
 def test_secrets_are_readable_by_the_owner_only(serve: Serve, external_files: dict[str, str]):

@@ -123,6 +123,13 @@ class Connection:
             self._closed = Closed(reason, message, retry_after)
             self._said.set()
 
+    def fail(self, error: FlashbulbError) -> None:
+        """Ends the session with an error, after what is ready to be sent."""
+        self._failed = (
+            self._failed or error
+        )  # raised where messages are sent: a task group would cut off the one that is on its way
+        self._said.set()
+
     async def _next(self) -> Outgoing:
         while self._outbox.empty():
             if self._failed is not None:
@@ -164,8 +171,7 @@ class Connection:
                         self._mention(Pong(message.nonce))
                 self._wake.set()
         except FlashbulbError as err:
-            self._failed = err  # raised where messages are sent: a task group would cut off the one that is on its way
-            self._said.set()
+            self.fail(err)
             return
         self._nothing_more = True  # or the connection broke, which looks the same from here
         self.session.forget_acks()

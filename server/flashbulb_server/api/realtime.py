@@ -14,7 +14,7 @@ from flashbulb_server.api.session_messages import CloseReason, Incoming, Opened,
 from flashbulb_server.api.tokens import Grant
 from flashbulb_server.core.realtime import Limits, Session
 from flashbulb_server.core.validation import resolve_session
-from flashbulb_server.errors import Draining, TooManySessions
+from flashbulb_server.errors import Draining, KeyUnknown, TooManySessions
 from flashbulb_server.messaging.fleet import Fleet
 
 RESUME_SECONDS = 60.0
@@ -51,6 +51,12 @@ class Realtime:
         for kept in self._live.values():
             if kept.connection is not None:
                 kept.connection.close(CloseReason.DRAINING, "the server shuts down", retry_after=0.1)
+
+    def end(self, owners: frozenset[str]) -> None:
+        """Ends the sessions of owners whose key is good no more."""
+        for kept in self._live.values():
+            if kept.owner in owners and kept.connection is not None:
+                kept.connection.fail(KeyUnknown())
 
     async def connect(
         self, grant: Grant, opening: Opening, inputs: AsyncIterator[Incoming]

@@ -1,6 +1,7 @@
 """Short-lived tokens for callers that must not hold a key: JWTs (RFC 7519), signed with HMAC-SHA-256, limited to endpoints.
 
-A token speaks for the key that made it. Nothing is stored: what it allows stands in it.
+A token speaks for the key that made it, and ends with it, also where another key has the same id then. Nothing is stored: what it allows
+stands in it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 import jwt
 
+from flashbulb_server.api.keys import Keys
 from flashbulb_server.config import ApiSettings
 from flashbulb_server.core.catalog import ENDPOINTS
 from flashbulb_server.errors import FieldViolation, InvalidRequest, Misconfigured, TokenForbids, TokenInvalid
@@ -48,19 +50,20 @@ class Token:
 
 
 class Tokens:
-    """Makes and reads tokens. `secret` empty: a random one. `clock` gives unix seconds."""
+    """Makes and reads tokens of `keys`. `secret` empty: a random one. `clock` gives unix seconds."""
 
-    def __init__(self, secret: str, *, clock: Callable[[], float]) -> None:
+    def __init__(self, secret: str, keys: Keys, *, clock: Callable[[], float]) -> None:
         self._secret = secret or secrets.token_urlsafe(48)
+        self._keys = keys
         self._clock = clock
 
     @classmethod
-    def load(cls, settings: ApiSettings, *, clock: Callable[[], float]) -> Tokens:
+    def load(cls, settings: ApiSettings, keys: Keys, *, clock: Callable[[], float]) -> Tokens:
         """With the secret of the settings. Raises Misconfigured if it is too short."""
         secret = settings.token_secret.get_secret_value()
         if 0 < len(secret) < MIN_SECRET_CHARS:
             raise Misconfigured(f"FLASHBULB_API__TOKEN_SECRET has less than {MIN_SECRET_CHARS} characters")
-        return cls(secret, clock=clock)
+        return cls(secret, keys, clock=clock)
 
     def create(
         self, owner: str, endpoints: Sequence[str], lifetime: float | None, *, allow_none: bool = False
@@ -81,7 +84,13 @@ class Tokens:
         if problems:
             raise InvalidRequest(problems)
         expire_time = float(math.ceil(self._clock() + (DEFAULT_LIFETIME if lifetime is None else lifetime)))
-        claims = {"sub": owner, "aud": _AUDIENCE, "exp": int(expire_time), "endpoints": sorted(set(endpoints))}
+        claims = {
+            "sub": owner,
+            "key": self._keys.mark(owner),
+            "aud": _AUDIENCE,
+            "exp": int(expire_time),
+            "endpoints": sorted(set(endpoints)),
+        }
         return Token(jwt.encode(claims, self._secret, algorithm=_ALGORITHM), expire_time)
 
     def read(self, text: str) -> Grant:
@@ -98,4 +107,7 @@ class Tokens:
             raise TokenInvalid("it was not made by this server, or is broken") from err
         if self._clock() >= claims["exp"] + _LEEWAY_SECONDS:
             raise TokenInvalid("it has expired")
+        mark = self._keys.mark(str(claims["sub"]))
+        if not mark or claims.get("key") != mark:
+            raise TokenInvalid("the key that made it is gone")
         return Grant(str(claims["sub"]), frozenset(claims.get("endpoints", ())), float(claims["exp"]))

@@ -76,17 +76,17 @@ class Uploads:
         ticket = Ticket(**values) if values is not None else None  # type: ignore[arg-type]  # sealed by `seal`
         return ticket if ticket is not None and self._clock() < ticket.until else None
 
-    def make_pass(self, owner: str) -> tuple[str, float]:
-        """A text that lets its bearer upload for an owner, and its end in unix seconds."""
+    def make_pass(self, owner: str, mark: str) -> tuple[str, float]:
+        """A text that lets its bearer upload for an owner, and its end in unix seconds. `mark`: of the owner's key."""
         until = self._clock() + HOLDER_SECONDS
-        return self.links.seal(_PASS, {"owner": owner, "until": until}), until
+        return self.links.seal(_PASS, {"owner": owner, "key": mark, "until": until}), until
 
-    def holder(self, text: str) -> str | None:
-        """Whom a pass speaks for; None for one that is not ours or has expired."""
+    def holder(self, text: str) -> tuple[str, str] | None:
+        """Whom a pass speaks for, and the mark of the key that made it; None for one that is not ours or has expired."""
         values = self.links.unseal(_PASS, text)
         if values is None or self._clock() >= float(str(values["until"])):
             return None
-        return str(values["owner"])
+        return str(values["owner"]), str(values.get("key", ""))
 
     async def put(self, ticket: Ticket, chunks: AsyncIterator[bytes], size: int) -> None:
         """Stores a whole file as it comes. Raises InvalidRequest when it is not `size` bytes, StoreUnavailable. Nothing stays stored then."""

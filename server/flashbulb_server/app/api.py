@@ -23,7 +23,6 @@ from flashbulb_server.api.grpc.storage import StorageServicer
 from flashbulb_server.api.http.gateway import Gateway
 from flashbulb_server.api.http.server import serve_http
 from flashbulb_server.api.janitor import Janitor
-from flashbulb_server.api.keys import Keys
 from flashbulb_server.api.polling import Polling
 from flashbulb_server.api.queueing import Queueing
 from flashbulb_server.api.realtime import Realtime
@@ -38,11 +37,11 @@ from flashbulb_server.api.webhooks.courier import Courier
 from flashbulb_server.api.webhooks.orders import Webhooks
 from flashbulb_server.api.webhooks.sending import Sender
 from flashbulb_server.api.webhooks.signing import KeyChange, Signer, change_keys, described
+from flashbulb_server.app.checks import checked_keys
 from flashbulb_server.app.process import Addresses, background, connection, run_role, until_drained
 from flashbulb_server.config import ModelsSettings, NatsSettings, Settings
 from flashbulb_server.core.catalog import ModelInfo, declared_model
 from flashbulb_server.core.realtime import Limits
-from flashbulb_server.errors import Misconfigured
 from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Fleet
@@ -77,9 +76,10 @@ def signing_keys(nats: NatsSettings, wanted: KeyChange) -> list[str]:
 async def api(settings: Settings) -> AsyncIterator[Addresses]:
     """The api role; gives its addresses while it serves.
 
-    Raises StoreUnavailable (a store does not answer), OSError (a port is taken), Misconfigured (keys, a store that refuses them).
+    Raises StoreUnavailable (a store does not answer), Misconfigured (ports, keys, certificates, a store that refuses its keys).
     """
-    keys, tokens = _keys(settings), Tokens.load(settings.api, clock=time.time)
+    keys = checked_keys(settings)
+    tokens = Tokens.load(settings.api, keys, clock=time.time)
     async with AsyncExitStack() as stack:
         files = await stack.enter_async_context(FileStore(settings.files))
         nc = await stack.enter_async_context(connection(settings, "flashbulb-api"))
@@ -137,6 +137,12 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
             first_message_seconds=settings.api.first_message_seconds,
         )
         address = await stack.enter_async_context(serve(_servicers(gateway), guard, settings.api))
+
+        def keys_ended(owners: frozenset[str]) -> None:
+            http.keys_ended()
+            realtime.end(owners)
+
+        await stack.enter_async_context(background(keys.follow(keys_ended)))
         for leave in (watching.drain, realtime.drain, http.drain, stop_webhooks.set):
             stack.callback(leave)
         yield Addresses(address, http.address)
@@ -170,15 +176,3 @@ async def _delivering(
 
 def _declared(settings: ModelsSettings) -> list[ModelInfo]:
     return [declared_model(name, endpoints) for name, endpoints in settings.declared.items()]
-
-
-def _keys(settings: Settings) -> Keys:
-    try:
-        keys = Keys.load(settings.api)
-    except ValueError as err:
-        raise Misconfigured(str(err)) from err
-    if not keys:
-        raise Misconfigured("no keys: set FLASHBULB_API__KEYS or FLASHBULB_API__KEYS_FILE")
-    if settings.http.proxy_key_id and settings.http.proxy_key_id not in keys:
-        raise Misconfigured(f"FLASHBULB_HTTP__PROXY_KEY_ID names no key: {settings.http.proxy_key_id!r}")
-    return keys

@@ -19,12 +19,10 @@ from nats.aio.client import Client
 
 from flashbulb_server.config import Settings
 from flashbulb_server.core.tasks import task_group
-from flashbulb_server.errors import Misconfigured, StoreUnavailable
+from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.topology import restore_topology
 
-MISCONFIGURED = 2
-"""Exit code of a role that starting again would not help."""
 _log = logging.getLogger(__name__)
 
 
@@ -44,7 +42,7 @@ class Loop(Protocol):
 
 
 def run_role(role: AbstractAsyncContextManager[Addresses], ready_file: Path | None) -> int:
-    """Runs a role until SIGTERM or SIGINT. Gives the exit code. `ready_file` is written once the role serves."""
+    """Runs a role until SIGTERM or SIGINT. Gives the exit code. `ready_file` is written once the role serves. Raises Misconfigured."""
     return uvloop.run(_until_stopped(role, ready_file))
 
 
@@ -65,9 +63,6 @@ async def _until_stopped(role: AbstractAsyncContextManager[Addresses], ready_fil
             _log.info("ready", extra={"address": addresses.grpc, "http_address": addresses.http})
             await stop.wait()
             _log.info("draining")
-    except Misconfigured as err:
-        _log.error("cannot run: the settings must be mended", extra={"problem": str(err)})
-        return MISCONFIGURED
     except (StoreUnavailable, OSError) as err:
         _log.error("cannot run", extra={"problem": str(err)})
         return 1

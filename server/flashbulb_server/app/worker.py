@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from flashbulb_server.app.checks import check_worker
 from flashbulb_server.app.process import Addresses, background, connection, run_role, until_drained
 from flashbulb_server.config import Settings, WorkerSettings
 from flashbulb_server.core.pipeline import StepPipeline
@@ -46,8 +47,9 @@ def run_worker(settings: Settings, ready_file: Path | None = None, *, load: Load
 async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[Addresses]:
     """The worker role; gives the address where apis reach it while it works. `load`: instead of the models that the settings name.
 
-    Raises StoreUnavailable, OSError (the address is taken), Misconfigured (a model cannot be loaded, a store refuses the keys).
+    Raises StoreUnavailable, OSError, Misconfigured (the address is taken, a model cannot be loaded, a store refuses the keys).
     """
+    check_worker(settings)
     worker_id = secrets.token_hex(6)
     pipelines = await asyncio.to_thread(load or _load_models, settings.worker)
     async with AsyncExitStack() as stack:
@@ -99,7 +101,10 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
 
 
 def _load_models(settings: WorkerSettings) -> Mapping[str, StepPipeline[Any]]:
-    from flashbulb_server.pipelines.loading import load_models  # torch
+    from flashbulb_server.pipelines.devices import choose_device  # torch
+
+    choose_device(settings.device)  # so that a missing one is told before diffusers is imported
+    from flashbulb_server.pipelines.loading import load_models
 
     return load_models(settings)
 

@@ -46,7 +46,7 @@ def open_backend(
                 return networks, _converted(networks, reference, target, keep)
     except Unsupported as err:
         if target.backend == kind or target.quantize != "none":
-            raise Misconfigured(f"{TITLES[kind]} cannot run it: {err}") from err
+            raise Misconfigured(f"FLASHBULB_WORKER__BACKEND: {TITLES[kind]} cannot run it: {err}") from err
         logger.warning("torch runs a model that %s cannot run", TITLES[kind], extra={"reason": str(err)})
         networks = networks.cast(target.dtype)
         return networks, EagerBackend(networks)

@@ -14,6 +14,7 @@ from flashbulb_server.core.catalog import EMBEDDED_MODEL, ModelInfo
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines import restoring
+from flashbulb_server.pipelines.devices import choose_device, choose_dtype
 from flashbulb_server.pipelines.keeping import Cache
 from flashbulb_server.pipelines.latent_consistency import LatentConsistencyPipeline
 from flashbulb_server.pipelines.model import Model
@@ -45,10 +46,10 @@ NOWHERE = Cache(None)
 
 
 class UnusableFolder(Misconfigured):
-    """A configured folder cannot be loaded; the message names it and the problem."""
+    """A configured folder cannot be loaded; the message names the variable, the folder and the problem."""
 
-    def __init__(self, folder: Path, problem: object) -> None:
-        super().__init__(f"{folder}: {problem}")
+    def __init__(self, variable: str, folder: Path, problem: object) -> None:
+        super().__init__(f"{variable}: {folder}: {problem}")
 
 
 def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
@@ -63,7 +64,9 @@ def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
         device, choose_dtype(settings.dtype, device), settings.backend, settings.threads, quantize=settings.quantize
     )
     if unknown := settings.tiny_decoders.keys() - settings.models.keys():
-        raise Misconfigured(f"worker.tiny_decoders names {', '.join(sorted(unknown))}, which worker.models does not")
+        raise Misconfigured(
+            f"FLASHBULB_WORKER__TINY_DECODERS names {', '.join(sorted(unknown))}, which FLASHBULB_WORKER__MODELS does not"
+        )
     checkers = _checkers(settings, device)
     kept = Cache(settings.cache_dir)
     models: dict[str, StepPipeline[Any]] = {}
@@ -72,22 +75,6 @@ def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
     for name, folder in settings.models.items():
         models[name] = load_folder(name, folder, target, checkers, settings.tiny_decoders.get(name), kept)
     return models
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` takes CUDA, then Apple's Metal, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; `auto` is float16 on CUDA and float32 elsewhere."""
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def load_embedded(target: Target, kept: Cache = NOWHERE) -> LatentConsistencyPipeline:
@@ -158,7 +145,7 @@ def _checkers(settings: WorkerSettings, device: torch.device) -> dict[str, Safet
 
     silence()
     return {
-        version: _loaded(folder, partial(CHECKERS[version], folder, device))
+        version: _loaded(folder, partial(CHECKERS[version], folder, device), "FLASHBULB_WORKER__SAFETY_CHECKERS")
         for version, folder in settings.safety_checkers.items()
     }
 
@@ -169,8 +156,8 @@ def _warm(pipeline: LatentConsistencyPipeline) -> LatentConsistencyPipeline:
     return pipeline
 
 
-def _loaded(folder: Path, load: Callable[[], T]) -> T:
+def _loaded(folder: Path, load: Callable[[], T], variable: str = "FLASHBULB_WORKER__MODELS") -> T:
     try:
         return load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UnusableFolder(folder, error) from error
+        raise UnusableFolder(variable, folder, error) from error

@@ -51,7 +51,9 @@ def is_installed() -> bool:
 def quantize(networks: Networks, backend: OpenVinoBackend) -> None:
     """Replaces the backend's UNet. Raises Misconfigured if NNCF is missing, or too little is left of the picture."""
     if not is_installed():
-        raise Misconfigured("worker.quantize is w8a8, which needs NNCF: pip install 'flashbulb-server[openvino-int8]'")
+        raise Misconfigured(
+            "FLASHBULB_WORKER__QUANTIZE is w8a8, which needs NNCF: pip install 'flashbulb-server[openvino-int8]'"
+        )
     recorder = _Recorder(backend)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of NNCF, about what it is built on
@@ -62,7 +64,7 @@ def quantize(networks: Networks, backend: OpenVinoBackend) -> None:
     error = max(float((a - b).norm() / b.norm()) for a, b in zip(given, exact, strict=True))
     if not error <= LARGEST_ERROR:  # written so that NaN fails too
         raise Misconfigured(
-            f"worker.quantize is w8a8, which changes this model too much: its UNet differs by {error:.2g}"
+            f"FLASHBULB_WORKER__QUANTIZE is w8a8, which changes this model too much: its UNet differs by {error:.2g}"
         )
 
 

@@ -37,13 +37,13 @@ class Target:
         kind = self._kind()
         if self.quantize != "none" and kind != "openvino":
             raise Misconfigured(
-                f"worker.quantize is {self.quantize}, which OpenVINO alone can do, and {TITLES[kind]} runs it"
+                f"FLASHBULB_WORKER__QUANTIZE is {self.quantize}, which OpenVINO alone can do, and {TITLES[kind]} runs it"
             )
         return kind
 
     def _kind(self) -> Kind:
         if self.backend == "openvino" and not is_installed():
-            raise Misconfigured("worker.backend is openvino, which is not installed: pip install openvino")
+            raise Misconfigured("FLASHBULB_WORKER__BACKEND is openvino, which is not installed: pip install openvino")
         if self.backend != "auto":
             return self.backend
         able = self.device.type == "cpu" and self.dtype in PRECISIONS

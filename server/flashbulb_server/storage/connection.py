@@ -126,7 +126,8 @@ class Connection:
         except S3Error as err:
             if err.code in _REFUSED:
                 raise StoreRefused(
-                    f"the S3 server at {self._settings.endpoint} refuses the access key, its secret or its rights: {err.code}"
+                    "FLASHBULB_FILES__ACCESS_KEY and FLASHBULB_FILES__SECRET_KEY: the S3 server at "
+                    f"{self._settings.endpoint} refuses the key, its secret or its rights: {err.code}"
                 ) from err
             if err.code not in _MADE_MEANWHILE:
                 raise

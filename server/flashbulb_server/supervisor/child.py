@@ -1,6 +1,9 @@
 """One child process that is kept running: started, probed, restarted with backoff when it ends, stopped when told.
 
-Knows nothing of what the child does; `ChildSpec` says all that differs between them.
+1. Knows nothing of what the child does; `ChildSpec` says all that differs between them.
+2. Nothing that happens to a child ends its parent: what cannot be started, is not ready in time or cannot be looked at is put down, and
+   tried again.
+3. A child is given up only before it was ready for the first time: then somebody waits who can mend what is wrong.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from flashbulb_server.core.tasks import task_group
+from flashbulb_server.supervisor.binary import ServerBinaryMissing
 from flashbulb_server.supervisor.embedded import ServerNotReady
 from flashbulb_server.supervisor.process import bound_to_this_process
 
@@ -26,10 +31,17 @@ BAD_CONFIGURATION = 2  # exit status of a role that will not start however often
 
 
 class ChildFailed(Exception):
-    """A child could not be started. `log` is the file that says why, if its output goes to one."""
+    """A child could not be started. `log` is the file that says why, if its output goes to one.
 
-    def __init__(self, name: str, reason: str, log: Path | None) -> None:
+    `refused`: it refuses its settings, and says so by its exit status; `problems`: what it says is wrong with them.
+    """
+
+    def __init__(
+        self, name: str, reason: str, log: Path | None, *, refused: bool = False, problems: Sequence[str] = ()
+    ) -> None:
         super().__init__(f"{name} {reason}" + (f"; see {log}" if log else ""))
+        self.refused = refused
+        self.problems = tuple(problems)
 
 
 @dataclass(slots=True)
@@ -52,8 +64,9 @@ class Backoff:
 class ChildSpec:
     """What is particular to one child.
 
-    `prepare` runs before each start, `clean_up` after the last end. `wait_ready` raises ServerNotReady after the seconds it is given. Output
-    goes to `log`, or to standard error. `kept_open` are file descriptors that the child holds for as long as it lives.
+    `prepare` runs before each start, `clean_up` after the last end. `wait_ready` raises ServerNotReady after the seconds it is given.
+    `problems` tells what an ended process said is wrong with its settings. Output goes to `log`, or to standard error. `kept_open` are file
+    descriptors that the child holds for as long as it lives.
     """
 
     name: str
@@ -65,17 +78,30 @@ class ChildSpec:
     ready_seconds: float
     stop_seconds: float
     clean_up: Callable[[], None] = lambda: None
+    problems: Callable[[], Sequence[str]] = lambda: ()
     folder: Path | None = None
     log: Path | None = None
     kept_open: tuple[int, ...] = ()
 
 
-class Child:
-    """Keeps one process running while `run` runs. `changed` is called when it became ready."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a process ended. `status`: its exit status, negative for a signal, None if it never ran or could not be kept."""
 
-    def __init__(self, spec: ChildSpec, changed: Callable[[], None]) -> None:
+    status: int | None
+    how: str
+    problems: Sequence[str] = ()
+
+
+class Child:
+    """Keeps one process running while `run` runs. `changed` is called when it became ready, `given_up` when it is not tried any more."""
+
+    def __init__(
+        self, spec: ChildSpec, changed: Callable[[], None], given_up: Callable[[ChildFailed], None] = lambda _: None
+    ) -> None:
         self._spec = spec
         self._changed = changed
+        self._given_up = given_up
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
@@ -110,20 +136,24 @@ class Child:
         try:
             while not self._stopping.is_set():
                 started = clock()
-                code = await self._run_once()
+                end = await self._live()
                 if self._stopping.is_set():
                     break
                 attempts += 1
-                self._give_up_if_hopeless(attempts, code)
+                self._give_up_if_hopeless(attempts, end)
                 if self._failure:
                     break
                 delay = backoff.after(clock() - started)
-                log.warning("child ended", extra={"child": self.name, "exit_code": code, "restart_in_seconds": delay})
+                problems = {"problems": list(end.problems)} if end.problems else {}
+                log.warning(
+                    "child ended",
+                    extra={"child": self.name, "exit_code": end.status, "restart_in_seconds": delay, **problems},
+                )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
                         await self._stopping.wait()
         finally:
-            self._spec.clean_up()
+            self._clean_up()
             self._ended.set()
             self._settled.set()
 
@@ -149,6 +179,35 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    async def _live(self) -> _End:
+        """Starts the process and stays with it. Tells how it ended, whatever happened."""
+        try:
+            status = await self._run_once()
+            problems = self._spec.problems() if status == BAD_CONFIGURATION else ()
+            return _End(status, f"with status {status}", problems)
+        except Exception as err:  # of whatever kind: the others still run, and this one may yet
+            await self._put_down()
+            expected = isinstance(err, OSError | ServerBinaryMissing)  # no space, no memory, no more processes or files
+            log.error(
+                "child cannot be kept running",
+                extra={"child": self.name, "reason": str(err)},
+                exc_info=None if expected else err,
+            )
+            return _End(None, f"as it could not be kept running: {err}")
+
+    async def _put_down(self) -> None:
+        """Kills the process if there is one, and waits until it is gone: it must not run beside the next one."""
+        if self._process is not None:
+            self._send(signal.SIGKILL)
+            await self._process.wait()
+            self._process = None
+
+    def _clean_up(self) -> None:
+        try:
+            self._spec.clean_up()
+        except OSError as err:
+            log.warning("what a child left cannot be removed", extra={"child": self.name, "reason": str(err)})
+
     async def _run_once(self) -> int:
         """Runs the process to its end. Returns its exit status, negative for a signal."""
         spec = self._spec
@@ -156,7 +215,7 @@ class Child:
         self._process = process = await _start(spec)
         if self._stopping.is_set():  # told while the process was being made
             self._send(signal.SIGTERM)
-        async with asyncio.TaskGroup() as group:
+        async with task_group() as group:
             probe = group.create_task(self._probe())
             code = await process.wait()
             self._process = None
@@ -175,14 +234,18 @@ class Child:
             self._settled.set()
             self._changed()
 
-    def _give_up_if_hopeless(self, attempts: int, code: int) -> None:
-        if code == BAD_CONFIGURATION or attempts >= _HOPELESS_ATTEMPTS:
-            self._fail(f"ended {attempts} times before it was ready, last with status {code}")
+    def _give_up_if_hopeless(self, attempts: int, end: _End) -> None:
+        if end.status == BAD_CONFIGURATION:
+            self._fail("refuses its settings", refused=True, problems=end.problems)
+        elif attempts >= _HOPELESS_ATTEMPTS:
+            self._fail(f"ended {attempts} times before it was ready, last {end.how}")
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, *, refused: bool = False, problems: Sequence[str] = ()) -> None:
         """Gives up, unless the child was ready once: then it is worth to be tried for ever."""
-        if not self._settled.is_set():
-            self._failure = ChildFailed(self.name, reason, self._spec.log)
+        if not self._settled.is_set() and self._failure is None:
+            self._failure = ChildFailed(self.name, reason, self._spec.log, refused=refused, problems=problems)
+            self._settled.set()
+            self._given_up(self._failure)
 
 
 async def _start(spec: ChildSpec) -> asyncio.subprocess.Process:

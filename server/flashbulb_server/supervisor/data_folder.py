@@ -1,7 +1,7 @@
 """The folder of a one-host service: its locks, secrets, ports, development key, and what it says of the running service.
 
 service.lock   held by the supervisor
-servers.lock   held by the supervisor and by the servers it started, until the last of them is gone
+servers.lock   held by the supervisor and by all that it started, until the last of them is gone
 secrets.json   passwords of the embedded servers, made at the first start
 ports.json     their ports and the api's two, so that links made yesterday work today
 keys.json      keys of callers: id to SHA-256 of the secret
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -22,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flashbulb_server.supervisor.embedded import WEED_PORTS
-from flashbulb_server.supervisor.ports import free_ports, ports_are_free
+from flashbulb_server.supervisor.keys_file import KeysFile
+from flashbulb_server.supervisor.ports import free_ports, taken_ports
 from flashbulb_server.supervisor.private_file import write_private
 
 _LOCK_POLL_SECONDS = 0.05
@@ -61,10 +61,10 @@ class DataFolder:
 
     @contextlib.contextmanager
     def locked(self, wait_seconds: float = 20) -> Iterator[int]:
-        """Holds the folder. Gives the descriptor of servers.lock, which servers inherit.
+        """Holds the folder. Gives the descriptor of servers.lock, which children inherit.
 
-        nats-server has no lock of its own, and two on one folder destroy it. After a `kill -9` the old servers may need a moment to end:
-        theirs is waited for, up to `wait_seconds`.
+        nats-server has no lock of its own, and two on one folder destroy it. After a `kill -9` the old children may need a moment to end, and
+        have their ports as long: theirs is waited for, up to `wait_seconds`.
 
         Raises:
             FolderInUse: another service works here.
@@ -94,15 +94,9 @@ class DataFolder:
     def ports(self) -> Ports:
         """The ports of the last time, as far as they are free; new ones otherwise. To be called before anything listens."""
         path = self.path / "ports.json"
-        if path.exists():
-            known = json.loads(path.read_text())
-            nats, files = tuple(known["nats"]), tuple(known["files"])
-            http = known.get("http") or free_ports(1)[0]  # folders of the first release have none
-            ports = Ports(nats=nats, files=files, api=known["api"], http=http)
-            if len(files) == WEED_PORTS and ports_are_free((*nats, *files, ports.api, ports.http)):
-                if "http" not in known:
-                    write_private(path, json.dumps(asdict(ports)))
-                return ports
+        known = _known_ports(path)
+        if known is not None and not taken_ports((*known.nats, *known.files, known.api, known.http)):
+            return known
         first, second, api, http, *more = free_ports(4 + WEED_PORTS)
         ports = Ports(nats=(first, second), files=tuple(more), api=api, http=http)
         write_private(path, json.dumps(asdict(ports)))
@@ -123,11 +117,7 @@ class DataFolder:
 
     def make_development_key(self) -> str | None:
         """A new key `dev:<secret>`, or None when there are keys already. Only its hash is kept: it cannot be shown again."""
-        if self.keys_file.exists():
-            return None
-        secret = secrets.token_urlsafe(24)
-        write_private(self.keys_file, json.dumps({"dev": hashlib.sha256(secret.encode()).hexdigest()}))
-        return f"dev:{secret}"
+        return KeysFile(self.keys_file).make_first("dev")
 
     def log(self, name: str) -> Path:
         """Where the output of server `name` goes."""
@@ -137,6 +127,16 @@ class DataFolder:
     def service_file(self) -> Path:
         """Says where the service is, while it runs."""
         return self.path / "service.json"
+
+
+def _known_ports(path: Path) -> Ports | None:
+    """Those of the last time. None if there was none, and for a file that is no longer whole or is of another release."""
+    try:
+        known = json.loads(path.read_text())
+        ports = Ports(nats=tuple(known["nats"]), files=tuple(known["files"]), api=known["api"], http=known["http"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return ports if len(ports.files) == WEED_PORTS else None
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -46,6 +46,10 @@ class EmbeddedServer(Protocol):
         """Its folder, absolute."""
 
     @property
+    def ports(self) -> Sequence[int]:
+        """The loopback ports that it listens on."""
+
+    @property
     def command(self) -> Sequence[str]:
         """Command line; the same for every start."""
 

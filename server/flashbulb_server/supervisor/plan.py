@@ -82,7 +82,7 @@ def _as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, Mapping):
-        return json.dumps({key: str(path) for key, path in value.items()})
+        return json.dumps(dict(value), default=str)
     if isinstance(value, tuple):
         return json.dumps(value)
     return json.dumps(value) if isinstance(value, bool) else str(value)

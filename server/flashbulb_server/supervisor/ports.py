@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import random
 import socket
 from collections.abc import Sequence
@@ -32,17 +33,20 @@ def free_ports(count: int) -> tuple[int, ...]:
     return tuple(ports)
 
 
-def ports_are_free(ports: Sequence[int]) -> bool:
-    """Whether a server can listen on all `ports` now."""
+def taken_ports(ports: Sequence[int]) -> list[int]:
+    """Those of `ports` that another program listens on. Raises OSError where that cannot be told."""
+    taken = []
     with contextlib.ExitStack() as stack:
-        try:
-            for port in ports:
-                probe = stack.enter_context(socket.socket())
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; passes over TIME_WAIT only
+        for port in ports:
+            probe = stack.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; passes over TIME_WAIT only
+            try:
                 probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
+            except OSError as err:
+                if err.errno != errno.EADDRINUSE:
+                    raise
+                taken.append(port)
+    return taken
 
 
 def _first_outgoing_port() -> int:

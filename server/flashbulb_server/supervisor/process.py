@@ -6,6 +6,7 @@ A child is started through a tiny launcher that asks the kernel for a signal at 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -36,6 +37,23 @@ def bound_to_this_process(command: Sequence[str], death_signal: signal.Signals) 
     such watch (macOS), the child must look after its parent itself.
     """
     return (sys.executable, "-I", "-S", "-c", _LAUNCHER, str(int(death_signal)), str(os.getpid()), *command)
+
+
+def hear_of_children_without_threads() -> None:
+    """Makes the ends of child processes known by descriptors where the system has such. To be called before the first is started.
+
+    Otherwise Python 3.11 starts a thread for each child, and where threads have run out (a limit on processes counts them) it would lose a
+    child that it has just started. Later releases do this by themselves.
+    """
+    if sys.version_info >= (3, 12) or not hasattr(os, "pidfd_open"):
+        return
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:  # the kernel has none
+        return
+    watcher = asyncio.PidfdChildWatcher()
+    watcher.attach_loop(asyncio.get_running_loop())
+    asyncio.set_child_watcher(watcher)
 
 
 def exit_with_parent() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -101,9 +104,9 @@ def test_keys_of_the_settings():
 
 @pytest.mark.parametrize("entry", ["secret", "a:", "a:one,secret", ":secret", "b c:secret"])
 def test_bad_keys_of_the_settings(entry):
-    with pytest.raises(ValueError, match="keys") as caught:
+    with pytest.raises(ValueError, match="FLASHBULB_API__KEYS") as caught:
         load(entry)
-    assert "secret" not in str(caught.value).removeprefix("api.keys holds an entry that is not id:secret")
+    assert "secret" not in str(caught.value).removeprefix("FLASHBULB_API__KEYS holds an entry that is not id:secret")
 
 
 def test_keys_of_a_file(tmp_path):
@@ -125,5 +128,76 @@ def test_a_file_that_is_not_there_holds_no_keys(tmp_path):
 def test_bad_files(tmp_path, text):
     path = tmp_path / "keys.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"."):
+    with pytest.raises(ValueError, match=re.escape(f"FLASHBULB_API__KEYS_FILE: {path}: ")):
         load(keys_file=path)
+
+
+def test_a_mark_tells_keys_of_one_id_apart_and_says_nothing_of_the_secret():
+    one, other = (Keys({"a": digest(secret)}) for secret in ("one", "two"))
+    assert one.mark("a") == Keys({"a": digest("one"), "b": digest("x")}).mark("a") != other.mark("a")
+    assert one.mark("b") == ""
+    assert len(one.mark("a")) == 16 and one.mark("a") not in digest("one")
+
+
+class Followed:
+    """Keys that are followed; `ended` holds what was told."""
+
+    def __init__(self, path: Path, keys: str = "") -> None:
+        self.keys = load(keys, path)
+        self.ended = asyncio.Queue[frozenset[str]]()
+
+    async def __aenter__(self) -> Followed:
+        self._group = await asyncio.TaskGroup().__aenter__()
+        self._task = self._group.create_task(self.keys.follow(self.ended.put_nowait))
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        self._task.cancel()
+        await self._group.__aexit__(*failure)
+
+    def good(self, key: str) -> bool:
+        try:
+            return bool(self.keys.authenticate(f"Key {key}"))
+        except KeyUnknown:
+            return False
+
+    async def until_good(self, key: str) -> None:
+        async with asyncio.timeout(10):
+            while not self.good(key):
+                await asyncio.sleep(0.01)
+
+
+def write(path: Path, **secrets: str) -> None:
+    draft = path.with_name("draft")
+    draft.write_text(json.dumps({key_id: digest(secret) for key_id, secret in secrets.items()}))
+    draft.replace(path)
+
+
+@pytest.mark.slow
+async def test_a_file_is_followed(tmp_path):
+    path = tmp_path / "keys.json"
+    async with Followed(path, "own:one") as followed:
+        write(path, a="one", b="two", own="other")
+        await followed.until_good("a:one")
+        assert followed.good("own:one") and not followed.good("own:other"), "the settings go over the file"
+        write(path, a="new", c="three")
+        async with asyncio.timeout(10):
+            assert await followed.ended.get() == {"a", "b"}
+        assert [followed.good(key) for key in ("a:one", "a:new", "b:two", "c:three", "own:one")] == [0, 1, 0, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "{", '{"a": "secret"}', None], ids=["empty", "half", "no digest", "gone"])
+async def test_a_file_that_cannot_be_read_changes_nothing(tmp_path, text, caplog):
+    path = tmp_path / "keys.json"
+    write(path, a="one")
+    async with Followed(path) as followed:
+        path.unlink() if text is None else path.write_text(text)
+        async with asyncio.timeout(10):
+            while "cannot be read" not in caplog.text:
+                await asyncio.sleep(0.01)
+        assert followed.good("a:one")
+        write(path, b="two")
+        await followed.until_good("b:two")
+        assert not followed.good("a:one")
+    assert caplog.text.count("cannot be read") == 1

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flashbulb_server.api.keys import Keys, digest
 from flashbulb_server.api.tokens import Grant, Tokens
 from flashbulb_server.errors import InvalidRequest, TokenForbids, TokenInvalid
 
@@ -19,12 +20,16 @@ LCM = "fast-lcm-diffusion"
 NOW = float(int(time.time()))
 
 
-def tokens(secret: str = SECRET, at: float = NOW) -> Tokens:
-    return Tokens(secret, clock=lambda: at)
+KEYS = Keys({"tester": digest("a secret")})
+
+
+def tokens(secret: str = SECRET, at: float = NOW, keys: Keys = KEYS) -> Tokens:
+    return Tokens(secret, keys, clock=lambda: at)
 
 
 def forged(secret: str = SECRET, algorithm: str = "HS256", **changes: object) -> str:
-    claims = {"sub": "tester", "aud": "flashbulb", "exp": int(NOW) + 100, "endpoints": [LCM], **changes}
+    own = {"sub": "tester", "key": KEYS.mark("tester"), "aud": "flashbulb", "exp": int(NOW) + 100, "endpoints": [LCM]}
+    claims = {**own, **changes}
     return jwt.encode({k: v for k, v in claims.items() if v is not None}, secret, algorithm=algorithm)
 
 
@@ -66,6 +71,17 @@ def test_an_expired_token_is_refused() -> None:
         tokens().read(old)
 
 
+@pytest.mark.parametrize(
+    "later",
+    [{}, {"other": digest("a secret")}, {"tester": digest("another secret")}],
+    ids=["gone", "moved", "replaced"],
+)
+def test_a_token_ends_with_the_key_that_made_it(later: dict[str, str]) -> None:
+    text = tokens().create("tester", [LCM], 60).text
+    with pytest.raises(TokenInvalid, match="the key that made it is gone"):
+        tokens(keys=Keys(later)).read(text)
+
+
 NOT_OURS = {
     "another secret": forged("another secret of more than thirty-two characters"),
     "no signature": f"{part({'alg': 'none', 'typ': 'JWT'})}.{part({'sub': 'tester', 'aud': 'flashbulb', 'exp': 2**40})}.",
@@ -74,6 +90,10 @@ NOT_OURS = {
     "no audience": forged(aud=None),
     "no subject": forged(sub=None),
     "no end": forged(exp=None),
+    "no key": forged(key=None),
+    "an empty key": forged(key=""),
+    "another key": forged(key="0" * 16),
+    "nobody's": forged(sub="nobody", key=""),
     "an end that is no time": f"{part({'alg': 'HS256'})}.{part({'exp': 'never'})}.{part('x')}",
     "empty": "",
     "a key": "tester:a-secret-of-the-tests",

@@ -26,6 +26,8 @@ from flashbulb.v1 import (
 )
 from flashbulb_server.api.grpc.interceptors import CallInterceptor
 from flashbulb_server.config import ApiSettings
+from flashbulb_server.errors import Misconfigured
+from flashbulb_server.wire.listening import taken
 
 _MAX_SEND_BYTES = 64 * 1024 * 1024  # answers are kept below 4 MiB; this is only a guard
 _SERVICES = tuple(
@@ -56,7 +58,7 @@ class Servicers:
 async def serve(servicers: Servicers, guard: CallInterceptor, settings: ApiSettings) -> AsyncIterator[str]:
     """Serves while the context is open; gives the address, `host:port`. On exit calls may go on for `drain_seconds`.
 
-    Raises OSError if the port is taken.
+    Raises Misconfigured if the port is taken.
     """
     server = grpc.aio.server(
         interceptors=[guard],
@@ -98,4 +100,4 @@ def _bind(server: grpc.aio.Server, settings: ApiSettings) -> int:
         pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
         return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
     except RuntimeError as err:
-        raise OSError(f"cannot listen on {settings.listen}") from err
+        raise Misconfigured(f"FLASHBULB_API__LISTEN: {taken(settings.listen)}") from err

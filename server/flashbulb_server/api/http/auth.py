@@ -7,7 +7,7 @@ from starlette.requests import HTTPConnection
 from flashbulb_server.api.http.gateway import Gateway
 from flashbulb_server.api.http.problem import Problem
 from flashbulb_server.api.tokens import Grant
-from flashbulb_server.errors import KeyMissing, KeyUnknown, TokenInvalid
+from flashbulb_server.errors import KeyMissing, KeyUnknown
 
 TOKEN_PARAMETER = "fal_jwt_token"
 ACTS_AS = "flashbulb.acts_as"
@@ -21,6 +21,8 @@ def authenticate(gateway: Gateway, connection: HTTPConnection) -> Grant:
     """Who calls, and what for. Raises Problem (401, in fal's words) or TokenInvalid."""
     acts_as = connection.scope.get(ACTS_AS)
     if acts_as is not None:
+        if acts_as not in gateway.keys:
+            raise Problem(401, _UNKNOWN, "unauthorized")
         return Grant(acts_as)
     return identify(gateway, connection.headers.get("authorization"), connection.query_params.get(TOKEN_PARAMETER))
 
@@ -29,13 +31,13 @@ def identify(gateway: Gateway, authorization: str | None, token: str | None = No
     """As `authenticate`, of the header and the parameter themselves."""
     if not authorization:
         if token:
-            return _bearer(gateway, token)
+            return gateway.tokens.read(token)
         raise Problem(401, _MISSING, "unauthorized")
     scheme, _, credentials = authorization.partition(" ")
     credentials = credentials.strip()
     if scheme.lower() == "bearer":
         if ":" not in credentials:
-            return _bearer(gateway, credentials)
+            return gateway.tokens.read(credentials)
         scheme = "key"
     try:
         return Grant(gateway.keys.authenticate(f"{scheme} {credentials}"))
@@ -43,10 +45,3 @@ def identify(gateway: Gateway, authorization: str | None, token: str | None = No
         raise Problem(401, _FORM, "unauthorized") from err
     except KeyUnknown as err:
         raise Problem(401, _UNKNOWN, "unauthorized") from err
-
-
-def _bearer(gateway: Gateway, token: str) -> Grant:
-    grant = gateway.tokens.read(token)
-    if grant.owner not in gateway.keys:
-        raise TokenInvalid("the key that made it is gone")
-    return grant

@@ -47,6 +47,10 @@ class Answers:
         self.polling.touch(snapshot)
         return answer
 
+    def forget(self) -> None:
+        """Forgets all: who may call has changed, and a known answer asks for no key."""
+        self._known.clear()
+
     def keep(self, asked: bytes, snapshot: Snapshot, answer: bytes) -> None:
         """Remembers an answer."""
         while len(self._known) >= _MOST:
@@ -55,7 +59,8 @@ class Answers:
 
 
 def repeatable(request: Request, snapshot: Snapshot) -> None:
-    """The answer to this call holds as long as the snapshot is fresh. Not for callers with a token: it expires, where a key does not."""
+    """The answer to this call holds as long as the snapshot is fresh. Not for callers with a token: it expires, where the end of a key
+    is told to `Answers.forget`."""
     request.scope["state"][_SNAPSHOT] = snapshot
 
 

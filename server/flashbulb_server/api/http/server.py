@@ -18,6 +18,7 @@ from flashbulb_server.api.http.polls import Answers, protocol_for
 from flashbulb_server.api.http.sockets import SocketProtocol
 from flashbulb_server.config import ApiSettings
 from flashbulb_server.core.tasks import task_group
+from flashbulb_server.errors import Misconfigured
 
 _IDLE_SECONDS = (
     75  # that a connection is kept between calls: longer than load balancers do, which must be the ones to close
@@ -31,6 +32,12 @@ class HttpServer:
 
     address: str = ""
     server: _Server | None = None
+    answers: Answers | None = None
+
+    def keys_ended(self) -> None:
+        """Keys are good no more: what was answered to them is not given again."""
+        if self.answers is not None:
+            self.answers.forget()
 
     def drain(self) -> None:
         """Takes no new calls from now on. Those that there are may go on; leaving the context waits for them."""
@@ -42,7 +49,7 @@ class HttpServer:
 async def serve_http(gateway: Gateway, settings: ApiSettings) -> AsyncIterator[HttpServer]:
     """Serves while the context is open. On exit calls may go on for `drain_seconds`. `settings`: limits and TLS, as of gRPC.
 
-    Raises OSError if the port is taken.
+    Raises Misconfigured if the port is taken.
     """
     listen = gateway.settings.listen
     if not listen:
@@ -50,20 +57,20 @@ async def serve_http(gateway: Gateway, settings: ApiSettings) -> AsyncIterator[H
         return
     host, _, port = listen.rpartition(":")
     with contextlib.closing(_bound(host.strip("[]"), int(port))) as bound:
-        server = _Server(_config(gateway, settings))
+        answers = Answers(gateway.polling)
+        server = _Server(_config(gateway, settings, answers))
         async with task_group() as tasks:
             serving = tasks.create_task(server.serve(sockets=[bound]))
             try:
                 await server.ready.wait()
-                yield HttpServer(f"{host}:{bound.getsockname()[1]}", server)
+                yield HttpServer(f"{host}:{bound.getsockname()[1]}", server, answers)
             finally:
                 server.should_exit = True
                 await asyncio.wait([serving])
 
 
-def _config(gateway: Gateway, settings: ApiSettings) -> uvicorn.Config:
+def _config(gateway: Gateway, settings: ApiSettings, answers: Answers) -> uvicorn.Config:
     logging.getLogger("uvicorn.error").addFilter(_worth_telling)
-    answers = Answers(gateway.polling)
     return uvicorn.Config(
         make_app(gateway, answers),
         http=protocol_for(answers),
@@ -98,7 +105,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as err:
         bound.close()
-        raise OSError(f"cannot listen on {host}:{port}: {err.strerror}") from err
+        raise Misconfigured(f"FLASHBULB_HTTP__LISTEN: cannot listen on {host}:{port}: {err.strerror}") from err
     bound.set_inheritable(False)
     return bound
 

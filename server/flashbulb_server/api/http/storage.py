@@ -58,7 +58,8 @@ class Storage:
 
     async def make_pass(self, request: Request) -> Response:
         """What the Python client uploads with."""
-        text, until = self._uploads.make_pass(self._owner(request))
+        owner = self._owner(request)
+        text, until = self._uploads.make_pass(owner, self._gateway.keys.mark(owner))
         return json_answer(
             {
                 "token": text,
@@ -134,8 +135,8 @@ class Storage:
 
     def _holder(self, request: Request) -> str:
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
-        owner = self._uploads.holder(text.strip()) if scheme.lower() == "bearer" else None
-        return owner if owner is not None and owner in self._gateway.keys else self._owner(request)
+        owner, mark = (self._uploads.holder(text.strip()) if scheme.lower() == "bearer" else None) or ("", "")
+        return owner if mark and mark == self._gateway.keys.mark(owner) else self._owner(request)
 
     def _ticket(self, request: Request) -> Ticket:
         return self._unsealed(request.query_params.get("ticket", ""))
