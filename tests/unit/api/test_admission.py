@@ -106,10 +106,11 @@ async def test_a_silent_caller_is_refused_at_once(method: str, metadata: tuple[t
         assert await ended(silent(channel, method, metadata)) is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_no_message_of_a_caller_without_a_key_is_taken_whole() -> None:
+async def test_no_message_is_taken_where_no_more_callers_are_heard_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_READ_AT_ONCE", 0)
     async with serving() as channel, raw_call(channel.address) as raw:
         raw.open(METHODS[0])
-        assert not await raw.send(prefix(16 * MIB - 1) + bytes(16 * MIB - 1))
+        assert not await raw.send(prefix(16 * MIB - 1024) + bytes(16 * MIB - 1024))
 
 
 async def test_callers_without_a_key_take_no_place() -> None:

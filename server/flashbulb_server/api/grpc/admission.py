@@ -98,8 +98,7 @@ class Admission:
                     held.enter_context(self._calls.one())
                     _grant.set(found)
             except FlashbulbError:
-                if handler.request_streaming:
-                    await self._hear_out(incoming)
+                await self._hear_out(incoming)
                 raise
             if handler.request_streaming:
                 yield incoming.all()

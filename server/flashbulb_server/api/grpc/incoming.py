@@ -55,8 +55,8 @@ class Incoming:
             message = _good(await self._context.read())
 
     async def hear_out(self) -> None:
-        """Reads a message and throws it away, before a stream is refused: a client that is still writing it when the status comes reports
-        a failure of its own instead (grpc/grpc#36066).
+        """Reads a message and throws it away, before a call is refused: clients that are still writing it when the status comes report
+        a failure of their own instead (grpc/grpc#36066), or wait for ever (connectrpc/connect-es#1678).
         """
         with suppress(TimeoutError, grpc.RpcError):
             async with asyncio.timeout(_HEAR_OUT_SECONDS):
