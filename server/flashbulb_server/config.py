@@ -63,7 +63,9 @@ class ApiSettings(_Part):
     )
     keys: SecretStr = Field(SecretStr(""), description="Keys that may call, `id:secret` separated by commas.")
     keys_file: Path | None = Field(
-        None, description="JSON file of keys, `{id: sha256 of the secret in hex}`, beside `keys`; read at start."
+        None,
+        description="JSON file of keys, `{id: sha256 of the secret in hex}`, beside `keys`; changes of it are taken over within seconds. "
+        "`flashbulb-server keys` makes, lists and revokes them.",
     )
     max_receive_bytes: int = Field(
         16 * 1024 * 1024,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from flashbulb_server.config import WorkerSettings
+from flashbulb_server.errors import Misconfigured
 from flashbulb_server.pipelines.devices import choose_device, choose_dtype
 from flashbulb_server.pipelines.loading import (
     EMBEDDED_FOLDER,
@@ -181,3 +182,16 @@ def test_loading_says_nothing():
     )
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=110)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cuda:99", r"is cuda:99, and torch finds (no|\d+) cuda devices? here"),
+        ("mps:7", r"is mps:7, and torch finds (no mps devices|1 mps device) here"),
+        ("nonsense", "torch knows no device nonsense"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(name, says):
+    with pytest.raises(Misconfigured, match=f"FLASHBULB_WORKER__DEVICE:? {says}"):
+        choose_device(name)

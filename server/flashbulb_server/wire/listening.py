@@ -52,8 +52,6 @@ def _failure(family: socket.AddressFamily, place: tuple[object, ...]) -> OSError
     try:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do; passes over TIME_WAIT only
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             probe.bind(place)
     except OSError as err:
         return err
