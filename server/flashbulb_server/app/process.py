@@ -19,7 +19,7 @@ from nats.aio.client import Client
 
 from flashbulb_server.config import Settings
 from flashbulb_server.core.tasks import task_group
-from flashbulb_server.errors import Misconfigured, StoreUnavailable
+from flashbulb_server.errors import Misconfigured, Unavailable
 from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.topology import restore_topology
 
@@ -68,7 +68,7 @@ async def _until_stopped(role: AbstractAsyncContextManager[Addresses], ready_fil
     except Misconfigured as err:
         _log.error("cannot run: the settings must be mended", extra={"problem": str(err)})
         return MISCONFIGURED
-    except (StoreUnavailable, OSError) as err:
+    except (Unavailable, OSError) as err:
         _log.error("cannot run", extra={"problem": str(err)})
         return 1
     return 0

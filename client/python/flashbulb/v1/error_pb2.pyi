@@ -74,6 +74,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """PERMISSION_DENIED: the token is not good for this endpoint or method."""
     ERROR_REASON_NO_WEBHOOK: _ErrorReason.ValueType  # 24
     """FAILED_PRECONDITION: the request has no webhook."""
+    ERROR_REASON_DATA_UNREADABLE: _ErrorReason.ValueType  # 25
+    """INTERNAL: what the server has stored is damaged; metadata `what` names it."""
+    ERROR_REASON_NEWER_RELEASE: _ErrorReason.ValueType  # 26
+    """UNAVAILABLE: a newer release of the server wrote it, as happens while releases change; metadata `what` names it. Another server may answer."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reasons of errors: `ErrorInfo.reason` of google.rpc.ErrorInfo with domain `flashbulb`, without the prefix
@@ -132,4 +136,8 @@ ERROR_REASON_TOKEN_FORBIDS: ErrorReason.ValueType  # 23
 """PERMISSION_DENIED: the token is not good for this endpoint or method."""
 ERROR_REASON_NO_WEBHOOK: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION: the request has no webhook."""
+ERROR_REASON_DATA_UNREADABLE: ErrorReason.ValueType  # 25
+"""INTERNAL: what the server has stored is damaged; metadata `what` names it."""
+ERROR_REASON_NEWER_RELEASE: ErrorReason.ValueType  # 26
+"""UNAVAILABLE: a newer release of the server wrote it, as happens while releases change; metadata `what` names it. Another server may answer."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
