@@ -26,13 +26,15 @@
     ├── Unavailable               try again
     │   ├── NoWorker
     │   ├── StoreUnavailable
+    │   ├── NewerRelease
     │   └── Draining
     ├── RequestEnded              the request has no pictures
     │   ├── RequestCancelled
     │   └── StartTimeout
     └── ServerFault               tell the operator
         ├── EngineFailed
-        └── WorkerLost
+        ├── WorkerLost
+        └── DataUnreadable
 
 `reason` is the name of a `flashbulb.v1.ErrorReason` without its prefix; `metadata` holds every variable part of the message (AIP-193).
 """
@@ -288,6 +290,15 @@ class StoreUnavailable(Unavailable):
         super().__init__(f"the store of {store} does not answer", metadata={"store": store}, retry_after=retry_after)
 
 
+class NewerRelease(Unavailable):
+    """A newer release of the server wrote it, in words that this one does not know; another process may be of that release."""
+
+    reason = "NEWER_RELEASE"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is of a newer release of the server", metadata={"what": what}, retry_after=5.0)
+
+
 class Draining(Unavailable):
     """The server shuts down; another one may answer."""
 
@@ -344,6 +355,15 @@ class WorkerLost(ServerFault):
 
     def __init__(self, attempts: int) -> None:
         super().__init__(f"{attempts} workers were lost while drawing it", metadata={"attempts": str(attempts)})
+
+
+class DataUnreadable(ServerFault):
+    """What is stored, or was sent by another part of the server, is damaged."""
+
+    reason = "DATA_UNREADABLE"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} cannot be read", metadata={"what": what})
 
 
 class Misconfigured(Exception):

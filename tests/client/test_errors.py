@@ -42,6 +42,8 @@ EXPECTED = {
     "REQUEST_CANCELLED": ("CANCELLED", flashbulb.RequestCancelled),
     "START_TIMEOUT": ("DEADLINE_EXCEEDED", flashbulb.RequestExpired),
     "DRAINING": ("UNAVAILABLE", flashbulb.Unavailable),
+    "NEWER_RELEASE": ("UNAVAILABLE", flashbulb.Unavailable),
+    "DATA_UNREADABLE": ("INTERNAL", flashbulb.ServerError),
     "TOO_MANY_SESSIONS": ("RESOURCE_EXHAUSTED", flashbulb.Busy),
     "TOO_MANY_CALLS": ("RESOURCE_EXHAUSTED", flashbulb.Busy),
     "TOKEN_INVALID": ("UNAUTHENTICATED", flashbulb.AuthenticationError),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from functools import partial
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from flashbulb.internal.v1 import record_pb2
 from flashbulb_server.config import NatsSettings, QueueSettings
 from flashbulb_server.core.ids import new_request_id
 from flashbulb_server.core.requests import Priority, Request, State
@@ -21,7 +23,7 @@ from flashbulb_server.messaging.jobs import JobQueue
 from flashbulb_server.messaging.records import IdempotencyKeys, RequestRecords
 from flashbulb_server.messaging.topology import Pool, ensure_consumers, ensure_topology, restore_topology
 from flashbulb_server.messaging.webhooks import WebhookQueue
-from flashbulb_server.wire.records import Job
+from flashbulb_server.wire.records import Job, encode_request
 from tests.embedded import RunningNats
 from tests.specs import make_spec
 
@@ -86,6 +88,43 @@ def make_job(request_id: str = "", num_images: int = 1, model: str = MODEL) -> J
     """A job, of a request that need not exist."""
     now = time.time()
     return Job(request_id or new_request_id(now), OWNER, now + 3600, model, num_images)
+
+
+GARBAGE = b"\xff\xff\xff\xff"
+"""Neither protobuf nor JSON."""
+
+
+def record_subject(request: Request) -> str:
+    """Where its record stands."""
+    return f"$KV.requests.{request.owner}.{request.request_id}"
+
+
+async def record_of(queue: Queue, request: Request) -> bytes:
+    """The record as it is stored."""
+    message = await queue.js.get_last_msg("KV_requests", record_subject(request), direct=True)
+    return message.data or b""
+
+
+async def put_record(queue: Queue, request: Request, data: bytes = GARBAGE) -> bytes:
+    """Puts something in the place of its record."""
+    await queue.js.publish(record_subject(request), data)
+    return data
+
+
+async def put_newer_record(queue: Queue, request: Request) -> bytes:
+    """Puts a record in its place that a newer release has written: in a state that is not known here."""
+    record = record_pb2.RequestRecord.FromString(encode_request(request))
+    record.state = 99
+    return await put_record(queue, request, record.SerializeToString())
+
+
+async def dead(queue: Queue) -> dict[str, int]:
+    """How many dead letters there are of each kind."""
+    info = await queue.js.stream_info("DEAD", subjects_filter="dead.>")
+    kinds: Counter[str] = Counter()
+    for subject, count in (info.state.subjects or {}).items():
+        kinds[subject.split(".")[1]] += count
+    return dict(kinds)
 
 
 async def eventually(condition: Callable[[], Awaitable[bool] | bool], seconds: float = 10.0) -> None:

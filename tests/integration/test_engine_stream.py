@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,16 @@ from flashbulb.v1.generation_pb2 import GenerationOutput
 from flashbulb_server.api.engines import DrawOrder, Engines, WorkerGone
 from flashbulb_server.api.generating import DirectCall
 from flashbulb_server.errors import (
+    DataUnreadable,
     EngineFailed,
     FlashbulbError,
-    InvalidRequest,
+    NewerRelease,
     NoWorker,
     RequestCancelled,
     WorkersBusy,
 )
 from flashbulb_server.wire.inputs import to_input
-from flashbulb_server.wire.link import Link, connect
+from flashbulb_server.wire.link import Link, connect, listen
 from flashbulb_server.wire.status import from_status
 from flashbulb_server.wire.times import to_duration
 from flashbulb_server.worker.engine import WAITING_PER_SLOT
@@ -494,13 +495,63 @@ async def test_who_speaks_otherwise_is_cut_off(worker: Worker, gate: GatedPipeli
 
 async def test_what_is_no_valid_order_is_refused_and_nothing_else(worker: Worker, gate: GatedPipeline) -> None:
     gate.let_go()
+    asked = to_input(spec())
+    asked.fast_lcm_text_to_image.format = 99  # of a newer release
     async with streaming(worker) as stream:
         stream.link.send(engine_pb2.DrawRequest(call_id=1, start=engine_pb2.StartDrawing()))
         call_id, error = await stream.answer()
-        assert (call_id, type(error)) == (1, InvalidRequest)
-        stream.link.send(engine_pb2.DrawRequest(call_id=2))
-        await stream.start(3)
-        assert await stream.answer() == (3, None)
+        assert (call_id, type(error)) == (1, DataUnreadable)
+        stream.link.send(engine_pb2.DrawRequest(call_id=2, start=engine_pb2.StartDrawing(input=asked)))
+        call_id, error = await stream.answer()
+        assert (call_id, type(error)) == (2, NewerRelease)
+        stream.link.send(engine_pb2.DrawRequest(call_id=3))
+        await stream.start(4)
+        assert await stream.answer() == (4, None)
+
+
+@asynccontextmanager
+async def speaking(
+    answer: Callable[[Link[engine_pb2.DrawRequest], engine_pb2.DrawRequest], None],
+) -> AsyncIterator[str]:
+    """The address of what takes a worker's connections, and answers each order in a way of its own."""
+
+    def accept() -> Link[engine_pb2.DrawRequest]:
+        link = Link(engine_pb2.DrawRequest, lambda order: answer(link, order), lambda: None)
+        return link
+
+    async with listen("127.0.0.1:0", accept) as address:
+        yield address
+
+
+async def test_an_error_that_cannot_be_read_costs_its_call_alone() -> None:
+    def answer(link: Link[engine_pb2.DrawRequest], order: engine_pb2.DrawRequest) -> None:
+        response = engine_pb2.DrawResponse(call_id=order.call_id)
+        if order.call_id == 1:
+            response.error.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+        else:
+            response.output.seed = 7
+        link.send(response)
+
+    async with speaking(answer) as address, Engines() as engines:
+        first, second = [await engines.start(address, DrawOrder("r", "tester", spec())) for _ in range(2)]
+        with pytest.raises(EngineFailed):
+            await anext(first)
+        assert (await anext(second)).seed == 7
+
+
+async def test_an_answer_that_cannot_be_read_costs_its_connection_alone(worker: Worker, gate: GatedPipeline) -> None:
+    def answer(link: Link[engine_pb2.DrawRequest], order: engine_pb2.DrawRequest) -> None:
+        assert link._transport is not None
+        link._transport.write(b"\x00\x00\x00\x01\xff")
+
+    gate.let_go()
+    async with speaking(answer) as address, Engines() as engines:
+        calls = [await engines.start(address, DrawOrder("r", "tester", spec())) for _ in range(2)]
+        other = await engines.start(worker.announcement.address, DrawOrder("r", "tester", spec()))
+        for call in calls:
+            with pytest.raises(WorkerGone):
+                await anext(call)
+        assert isinstance([event async for event in other][-1], GenerationOutput)
 
 
 async def test_a_call_that_is_stopped_together_with_its_start_is_answered(worker: Worker, gate: GatedPipeline) -> None:

@@ -7,14 +7,16 @@ import time
 from dataclasses import replace
 
 import pytest
+from nats.aio.msg import Msg
 
 from flashbulb_server.core.catalog import EMBEDDED_MODEL, FAST_LCM, declared_model
 from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.messaging.dead_letters import DeadLetters, Kind
 from flashbulb_server.messaging.fleet import Fleet, Herald, Stopped
 from flashbulb_server.messaging.topology import WORKER_SECONDS
 from flashbulb_server.wire.records import Announcement
 from tests.embedded import RunningNats
-from tests.integration.stage import Queue, eventually, open_queue
+from tests.integration.stage import GARBAGE, Queue, dead, eventually, open_queue
 from tests.sleeping_pipeline import SleepingPipeline
 
 pytestmark = pytest.mark.integration
@@ -123,6 +125,48 @@ async def _timed(fleet: Fleet, request_id: str) -> float:
     started = time.monotonic()
     assert await fleet.cancel("one", request_id, seconds=5) is not None
     return time.monotonic() - started
+
+
+async def test_announcements_that_cannot_be_read_hide_no_others(queue: Queue) -> None:
+    herald = Herald(queue.nc, queue.js)
+    dead_letters = DeadLetters(queue.js)
+    model = SleepingPipeline("other").info
+
+    async def announce_garbage(name: str) -> None:
+        await queue.js.publish(f"$KV.workers.{name}", GARBAGE)
+        await queue.js.publish(f"$KV.models.{name}", GARBAGE)
+
+    await announce_garbage("early")
+    async with Fleet.open(queue.nc, queue.js, dead=dead_letters) as fleet:
+        await announce_garbage("late")
+        await announce_garbage("late")  # as it does every second
+        await herald.announce(WORKER)
+        await herald.announce_models([model])
+        await eventually(lambda: fleet.workers() == [WORKER] and fleet.models() == [model])
+    assert await dead(queue) == {"worker": 2, "model": 2}
+    assert dead_letters.counts == {Kind.WORKER: 3, Kind.MODEL: 3}
+
+
+async def test_a_cancellation_that_cannot_be_read_stops_nothing_and_the_next_one_does(queue: Queue) -> None:
+    async def stop(request_id: str) -> Stopped:
+        return Stopped(request_id == "held", 2, 9)
+
+    async with (
+        Fleet.open(queue.nc, queue.js) as fleet,
+        Herald(queue.nc, queue.js).hear_cancellations("one", stop),
+    ):
+        assert (await queue.nc.request("workers.one.cancel", GARBAGE, timeout=5)).data == b""
+        assert await fleet.cancel("one", "held", seconds=5) == Stopped(True, 2, 9)
+    assert await dead(queue) == {"cancel": 1}
+
+
+async def test_an_answer_to_a_cancellation_that_cannot_be_read_is_none(queue: Queue) -> None:
+    async def answer(message: Msg) -> None:
+        await message.respond(GARBAGE)
+
+    await queue.nc.subscribe("workers.one.cancel", cb=answer)
+    async with Fleet.open(queue.nc, queue.js) as fleet:
+        assert await fleet.cancel("one", "held", seconds=5) is None
 
 
 async def test_a_dead_worker_is_noticed_at_once(queue: Queue) -> None:

@@ -19,17 +19,32 @@ from flashbulb_server.api.stores import Stores, job_of
 from flashbulb_server.config import QueueSettings, WebhookSettings
 from flashbulb_server.core import requests, webhooks
 from flashbulb_server.core.requests import Priority, Request, State
+from flashbulb_server.core.submission import Page
 from flashbulb_server.core.webhooks import DeliveryState, Webhook
-from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.errors import DataUnreadable, NewerRelease, StoreUnavailable
 from flashbulb_server.messaging.fleet import Fleet, Herald
 from flashbulb_server.messaging.jobs import JobConsumer
 from flashbulb_server.messaging.lost import LostJobs
-from flashbulb_server.messaging.topology import DELIVERIES_PER_ATTEMPT, LOST, WEBHOOKS, ensure_topology
+from flashbulb_server.messaging.topology import DELIVERIES_PER_ATTEMPT, JOBS, LOST, WEBHOOKS, ensure_topology
+from flashbulb_server.messaging.webhooks import WebhookConsumer
 from flashbulb_server.storage.file_store import FileStore
 from flashbulb_server.wire.records import Announcement, Event, encode_job
 from tests.conftest import forget_streams
 from tests.embedded import RunningNats
-from tests.integration.stage import CLASS, POOL, Queue, eventually, make_job, make_request, open_queue
+from tests.integration.stage import (
+    CLASS,
+    GARBAGE,
+    POOL,
+    Queue,
+    dead,
+    eventually,
+    make_job,
+    make_request,
+    open_queue,
+    put_newer_record,
+    put_record,
+    record_of,
+)
 
 pytestmark = pytest.mark.integration
 QUICK = QueueSettings(lease_seconds=0.5, max_attempts=1, janitor_seconds=0.1)
@@ -353,11 +368,139 @@ async def test_a_job_that_a_worker_of_such_a_release_holds_is_left_to_it_while_i
         request.owner, request.request_id, lambda r: requests.start(r, worker_id="old", now=time.time())
     )
     herald = Herald(house.queue.nc, house.queue.js)
-    await herald.announce(Announcement("old", "a", (), 1, 0, 0.0, False, 1.0))
+    await herald.announce(Announcement("old", "127.0.0.1:1", (), 1, 0, 0.0, False, 1.0))
     await eventually(lambda: bool(house.fleet.workers()))
     await house.janitor.clean()
     assert not await house.queue.jobs.exists(job_of(request), Priority.NORMAL)
-    await herald.announce(Announcement("old", "a", (), 1, 0, 0.0, True, 1.0))
+    await herald.announce(Announcement("old", "127.0.0.1:1", (), 1, 0, 0.0, True, 1.0))
     await eventually(lambda: not house.fleet.workers())
     await house.janitor.clean()
     assert await house.queue.jobs.exists(job_of(request), Priority.NORMAL)
+
+
+async def forget_soon(house: House) -> None:
+    """Lets JetStream forget soon which webhooks it has had."""
+    config = (await house.queue.js.stream_info(WEBHOOKS)).config
+    await house.queue.js.update_stream(replace(config, duplicate_window=0.3))
+
+
+async def damage(house: House, stream: str) -> None:
+    """Puts something that nobody can read in the place of the stream's last message."""
+    last = await house.queue.js.get_msg(stream, (await house.queue.js.stream_info(stream)).state.last_seq)
+    assert last.subject is not None and last.seq is not None
+    await house.queue.js.delete_msg(stream, last.seq)
+    await house.queue.js.publish(last.subject, GARBAGE)
+
+
+async def test_a_request_whose_job_could_not_be_read_gets_another_one(house: House) -> None:
+    request = await house.put(make_request(priority=Priority.LOW))
+    house.late = 11
+    await house.janitor.clean()  # it is in order
+    await damage(house, JOBS)
+    async with JobConsumer.open(house.queue.nc, [POOL]) as consumer:
+        assert await consumer.next() is None
+
+        async def leased() -> bool:
+            await house.janitor.clean()
+            lease = await consumer.next()
+            return lease is not None and lease.job.request_id == request.request_id
+
+        await eventually(leased)
+    assert await dead(house.queue) == {"job": 1}
+
+
+async def test_a_job_that_cannot_be_read_does_not_stand_for_one(house: House) -> None:
+    request = await house.put(make_request(priority=Priority.LOW))
+    await damage(house, JOBS)
+    house.late = 11
+    await house.janitor.clean()  # before any worker has met it
+    assert [job.request_id async for job in house.queue.jobs.jobs()] == [request.request_id]
+    assert await dead(house.queue) == {"job": 1}
+
+
+async def test_a_webhook_whose_message_could_not_be_read_gets_another_one(house: House) -> None:
+    ended = await ended_with_webhook(house)
+    await house.queue.webhooks.publish(ended)
+    house.late = 11
+    await house.janitor.clean()
+    await damage(house, WEBHOOKS)
+    assert not await house.queue.webhooks.holds(ended)
+    async with WebhookConsumer.open(house.queue.nc) as consumer:
+        assert await consumer.next() is None
+        for _ in range(2):
+            await house.janitor.clean()
+        assert not await house.queue.webhooks.holds(ended)
+        await forget_soon(house)
+
+        async def due() -> bool:
+            await house.janitor.clean()
+            return await house.queue.webhooks.holds(ended)
+
+        await eventually(due)
+        lease = await consumer.next()
+        assert lease is not None and lease.webhook.request_id == ended.request_id
+    assert await dead(house.queue) == {"webhook": 1}
+
+
+async def test_what_is_of_a_newer_release_is_left_to_that(house: House) -> None:
+    """And what lies behind it is seen to."""
+    start_deadline = time.time() + 30
+    newer, orphan, overdue = [
+        await house.put(make_request(start_deadline=start_deadline), job=job) for job in (True, False, True)
+    ]
+    hooked = await ended_with_webhook(house)
+    left = {request.request_id: await put_newer_record(house.queue, request) for request in (newer, orphan, hooked)}
+    house.late = 60
+    for _ in range(2):
+        await house.janitor.clean()
+    assert (await house.now(overdue)).state is State.EXPIRED
+    for request in (newer, orphan, hooked):
+        assert await record_of(house.queue, request) == left[request.request_id]
+        with pytest.raises(NewerRelease):
+            await house.queueing.status(request.owner, request.request_id)
+        with pytest.raises(NewerRelease):
+            await house.queueing.cancel(request.owner, request.request_id)
+    assert [job.request_id async for job in house.queue.jobs.jobs()] == [newer.request_id]
+    assert not await house.queue.webhooks.holds(hooked)
+    found, _ = await house.queueing.list(overdue.owner, Page())
+    assert [request.request_id for request in found] == [overdue.request_id]
+    assert await dead(house.queue) == {}
+
+
+async def test_an_overdue_job_whose_record_cannot_be_read_is_removed(house: House) -> None:
+    start_deadline = time.time() + 30
+    damaged, overdue = [await house.put(make_request(start_deadline=start_deadline)) for _ in range(2)]
+    await put_record(house.queue, damaged)
+    house.late = 60
+    await house.janitor.clean()
+    assert [job async for job in house.queue.jobs.jobs()] == []
+    assert (await house.now(overdue)).state is State.EXPIRED
+    with pytest.raises(DataUnreadable):
+        await house.queueing.status(damaged.owner, damaged.request_id)
+    found, _ = await house.queueing.list(overdue.owner, Page())
+    assert [request.request_id for request in found] == [overdue.request_id]
+    assert await dead(house.queue) == {"record": 1}
+
+
+async def test_a_lost_job_of_a_newer_release_is_told_of_again(house: House) -> None:
+    newer = await house.put(make_request())
+    await lose(house, newer, give_back=True)
+    left = await put_newer_record(house.queue, newer)
+    lost = await house.put(make_request())
+    for _ in range(2):
+        await house.janitor.clean()
+    assert (await house.queue.js.stream_info(LOST)).state.messages == 1
+    assert await house.queue.jobs.exists(job_of(newer), Priority.NORMAL)
+    assert await record_of(house.queue, newer) == left
+    assert (await house.now(lost)).state is State.QUEUED
+
+
+@pytest.mark.parametrize("data", [GARBAGE, b"[]", b"{}", b'{"stream_seq": "1"}'])
+async def test_an_advisory_that_cannot_be_read_is_set_aside(house: House, data: bytes) -> None:
+    await house.queue.js.publish(f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{JOBS}.x", data)
+    overdue = await house.put(make_request(start_deadline=time.time() + 30))
+    house.late = 60
+    await house.janitor.clean()
+    assert (await house.now(overdue)).state is State.EXPIRED
+    assert (await house.queue.js.stream_info(LOST)).state.messages == 0
+    assert await dead(house.queue) == {"advisory": 1}

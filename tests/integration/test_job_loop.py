@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -19,12 +19,12 @@ from flashbulb_server.core import requests
 from flashbulb_server.core.files import output_key, upload_key, uri_of
 from flashbulb_server.core.generation import Progress, SourceImage
 from flashbulb_server.core.requests import Failure, LogLine, Priority, Request, State
-from flashbulb_server.errors import RequestCancelled, RequestNotFound
+from flashbulb_server.errors import DataUnreadable, RequestCancelled, RequestNotFound
 from flashbulb_server.messaging.fleet import Stopped
 from flashbulb_server.messaging.jobs import JobConsumer
 from flashbulb_server.messaging.topology import Pool, ensure_consumers
 from flashbulb_server.storage.file_store import FileStore
-from flashbulb_server.wire.records import Event, Job
+from flashbulb_server.wire.records import Event, Job, encode_request
 from flashbulb_server.worker.delivery import Delivery
 from flashbulb_server.worker.encode import encode
 from flashbulb_server.worker.engine import StepEngine
@@ -32,7 +32,18 @@ from flashbulb_server.worker.inputs import Inputs
 from flashbulb_server.worker.jobs import Desk, JobLoop
 from tests.conftest import forget_streams, make_settings
 from tests.embedded import RunningNats, RunningS3
-from tests.integration.stage import CLASS, OWNER, Queue, eventually, make_request, open_queue
+from tests.integration.stage import (
+    CLASS,
+    OWNER,
+    Queue,
+    dead,
+    eventually,
+    make_request,
+    open_queue,
+    put_newer_record,
+    put_record,
+    record_of,
+)
 from tests.sleeping_pipeline import SleepingLane, SleepingPipeline
 from tests.specs import make_image_spec, make_spec
 
@@ -490,6 +501,55 @@ async def test_a_job_of_an_ended_request_is_settled_without_drawing(queue: Queue
 
 async def _gone(queue: Queue, request: Request) -> bool:
     return not await queue.jobs.exists(job_of(request), request.priority)
+
+
+async def test_a_job_whose_record_cannot_be_read_is_settled_and_the_next_one_drawn(
+    queue: Queue, files: FileStore
+) -> None:
+    damaged = await submit(queue)
+    await put_record(queue, damaged)
+    async with open_worker(queue, files):
+        assert (await settled(queue, await submit(queue))).state is State.SUCCEEDED
+        await eventually(lambda: _gone(queue, damaged))
+    with pytest.raises(DataUnreadable):
+        await now(queue, damaged)
+    assert await dead(queue) == {"record": 1}
+
+
+async def test_a_request_of_a_newer_release_is_left_to_a_worker_of_that(queue: Queue, files: FileStore) -> None:
+    newer = await submit(queue)
+    left = await put_newer_record(queue, newer)
+    async with open_worker(queue, files):
+        assert (await settled(queue, await submit(queue))).state is State.SUCCEEDED
+        assert await record_of(queue, newer) == left
+        assert await queue.jobs.exists(job_of(newer), newer.priority)
+        await put_record(queue, newer, encode_request(newer))  # here is one
+        ended = await settled(queue, newer)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1)
+    assert await dead(queue) == {}
+
+
+async def test_what_a_newer_release_wrote_outlives_being_drawn(queue: Queue, files: FileStore) -> None:
+    request = await submit(queue)
+    field = b"\xa2\x06\x03new"  # number 100, which is not known here
+    await put_record(queue, request, await record_of(queue, request) + field)
+    async with open_worker(queue, files):
+        assert (await settled(queue, request)).state is State.SUCCEEDED
+    assert field in await record_of(queue, request)
+
+
+@pytest.mark.parametrize("put", [put_record, put_newer_record])
+async def test_a_record_that_becomes_unreadable_amid_its_drawing_costs_that_drawing_alone(
+    queue: Queue, files: FileStore, put: Callable[[Queue, Request], Awaitable[bytes]]
+) -> None:
+    async with open_worker(queue, files, pipeline=SleepingPipeline(seconds=0.05), capacity=1) as worker:
+        request = await submit(queue, num_inference_steps=8)
+        await stepping(queue, request)
+        left = await put(queue, request)
+        assert (await settled(queue, await submit(queue))).state is State.SUCCEEDED
+        assert await record_of(queue, request) == left
+        assert await queue.jobs.exists(job_of(request), request.priority) == (put is put_newer_record)
+        assert not worker.running.done()
 
 
 async def test_an_overdue_request_is_expired_instead_of_drawn(queue: Queue, files: FileStore) -> None:

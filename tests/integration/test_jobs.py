@@ -408,7 +408,7 @@ async def test_every_call_says_so_while_nats_is_away(own_nats_server: RunningNat
             waiting(queue),
             lease.done(),
             queue.records.get("owner", job.request_id),
-            queue.records.forget(Stored(make_request(), 1)),
+            queue.records.forget(Stored(make_request(), 1, b"")),
             queue.records.ids("owner"),
             written(queue),
             queue.keys.claim("owner", "token", "id", b""),

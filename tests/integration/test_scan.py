@@ -33,21 +33,22 @@ async def test_every_message_is_given_once_and_in_order(queue: Queue, count: int
     await queue.nc.publish("events.other.progress", b"end")
 
     async def all_stored() -> bool:
-        return [d async for _, d in scan(queue.nc, EVENTS, "events.other.*")] == [b"end"]
+        return [found.data async for found in scan(queue.nc, EVENTS, "events.other.*")] == [b"end"]
 
     await eventually(all_stored)
-    found = [(sequence, data) async for sequence, data in scan(queue.nc, EVENTS, "events.*.log")]
-    assert [data for _, data in found] == [b"%d" % number for number in range(count)]
-    assert [sequence for sequence, _ in found] == sorted({sequence for sequence, _ in found})
+    all_of_them = [found async for found in scan(queue.nc, EVENTS, "events.*.log")]
+    assert [found.data for found in all_of_them] == [b"%d" % number for number in range(count)]
+    assert [found.subject for found in all_of_them] == subjects
+    sequences = [found.sequence for found in all_of_them]
+    assert sequences == sorted(set(sequences))
     if count > 300:
-        middle = found[299][0]
-        later = [data async for _, data in scan(queue.nc, EVENTS, "events.*.log", after=middle)]
-        assert later == [data for _, data in found[300:]]
+        later = [found async for found in scan(queue.nc, EVENTS, "events.*.log", after=sequences[299])]
+        assert later == all_of_them[300:]
 
 
 async def test_empty_messages_are_given_too(queue: Queue) -> None:
     await store(queue, "events.one.log", [b"a", b"", b"c"])
-    assert [data async for _, data in scan(queue.nc, EVENTS, "events.one.log")] == [b"a", b"", b"c"]
+    assert [found.data async for found in scan(queue.nc, EVENTS, "events.one.log")] == [b"a", b"", b"c"]
 
 
 async def test_a_reader_may_leave_in_the_middle(queue: Queue) -> None:
@@ -64,7 +65,7 @@ async def test_many_scans_at_once_do_not_mix(queue: Queue) -> None:
         await store(queue, f"events.{name}.log", [name.encode()] * 60)
 
     async def one(name: str) -> list[bytes]:
-        return [data async for _, data in scan(queue.nc, EVENTS, f"events.{name}.log")]
+        return [found.data async for found in scan(queue.nc, EVENTS, f"events.{name}.log")]
 
     found = await asyncio.gather(*(one(name) for name in ("a", "b", "c") * 5))
     assert found == [[name.encode()] * 60 for name in ("a", "b", "c") * 5]

@@ -32,7 +32,17 @@ from flashbulb_server.web import guard
 from flashbulb_server.wire.webhooks import WebhookMessage, encode_webhook
 from tests.conftest import forget_streams
 from tests.embedded import RunningNats
-from tests.integration.stage import Queue, eventually, make_request, open_queue
+from tests.integration.stage import (
+    GARBAGE,
+    Queue,
+    dead,
+    eventually,
+    make_request,
+    open_queue,
+    put_newer_record,
+    put_record,
+    record_of,
+)
 from tests.receiver import Receiver, verified
 
 pytestmark = pytest.mark.integration
@@ -446,6 +456,27 @@ async def test_what_is_not_owed_is_taken_out(office):
 
         await eventually(empty)
     assert receiver.came == []
+
+
+async def test_a_webhook_whose_record_cannot_be_read_is_taken_out_and_one_of_a_newer_release_left(office):
+    async with Receiver() as receiver:
+        damaged, newer = [await office.ended(receiver.url, queued=False) for _ in range(2)]
+        await put_record(office.queue, damaged)
+        left = await put_newer_record(office.queue, newer)
+        for request in (damaged, newer):
+            await office.queue.webhooks.publish(request)
+        await office.queue.js.publish("webhooks.x", GARBAGE)
+        good = await office.ended(receiver.url)
+
+        async def one_is_left() -> bool:
+            return await waiting(office.queue) == 1
+
+        await eventually(one_is_left)
+        assert not (await office.now(good)).owes_webhook
+        assert await office.queue.webhooks.holds(newer)
+        assert await record_of(office.queue, newer) == left
+        assert receiver.ids() == [good.request_id]
+    assert await dead(office.queue) == {"record": 1, "webhook": 1}
 
 
 async def test_a_new_series_takes_over_from_one_that_waits(nats_server):

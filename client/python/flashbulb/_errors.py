@@ -204,6 +204,8 @@ CLASSES: Mapping[str, type[FlashbulbError]] = {
     "REQUEST_CANCELLED": RequestCancelled,
     "START_TIMEOUT": RequestExpired,
     "DRAINING": Unavailable,
+    "NEWER_RELEASE": Unavailable,
+    "DATA_UNREADABLE": ServerError,
     "INTERNAL": ServerError,
     "TOO_MANY_SESSIONS": Busy,
     "TOO_MANY_CALLS": Busy,

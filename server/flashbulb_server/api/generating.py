@@ -13,7 +13,7 @@ from flashbulb_server.core.batching import WorkClass
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.ids import new_request_id
 from flashbulb_server.core.similarity import Comparison
-from flashbulb_server.errors import Draining, FlashbulbError, NoWorker, WorkersBusy
+from flashbulb_server.errors import Draining, FlashbulbError, NewerRelease, NoWorker, WorkersBusy
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.wire.records import Announcement
 
@@ -59,7 +59,7 @@ class Generating:
                 if started:
                     # Without a hint to try again: it would be drawn, and paid for, a second time.
                     raise NoWorker("the worker was lost while drawing", retry_after=None) from err
-            except (Draining, WorkersBusy) as err:
+            except (Draining, NewerRelease, WorkersBusy) as err:
                 refusal = err
         raise refusal
 

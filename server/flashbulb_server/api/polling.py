@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from flashbulb_server.api.queueing import Queueing, RequestView
 from flashbulb_server.core.ids import is_request_id
-from flashbulb_server.errors import RequestNotFound, StoreUnavailable
+from flashbulb_server.errors import NewerRelease, RequestNotFound, StoreUnavailable
 from flashbulb_server.messaging.events import Ear, EventBus
 
 _LEAST_SECONDS = 0.5  # between two reads of one request
@@ -111,7 +111,11 @@ class Polling:
             ear.heard = False
             read_at, view = self._clock(), await self._queueing.status(owner, request_id, logs=logs)
         except BaseException as err:
-            away = isinstance(err, StoreUnavailable) and last and self._clock() < last.read_at + _OUTAGE_SECONDS
+            away = (
+                isinstance(err, StoreUnavailable | NewerRelease)
+                and last
+                and self._clock() < last.read_at + _OUTAGE_SECONDS
+            )
             if not away or last is None:
                 self._snapshots.pop(key, None)
                 if ear is not None:

@@ -20,6 +20,8 @@ from flashbulb_server.core.ids import is_request_id
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLine, Request, State
 from flashbulb_server.core.submission import Page, Submission
 from flashbulb_server.errors import (
+    DataUnreadable,
+    NewerRelease,
     RequestCancelled,
     RequestNotFinished,
     RequestNotFound,
@@ -199,7 +201,7 @@ class Queueing:
         return CancelReceipt(request.state, cancelled, 0, request.total_steps)
 
     async def list(self, owner: str, page: Page) -> tuple[list[Request], str]:
-        """The owner's requests, newest first, and the token of the next page or ""."""
+        """The owner's requests, newest first, and the token of the next page or "". Those that cannot be read are left out."""
         ids = [i for i in await self._stores.records.ids(owner) if not page.before or i < page.before]
         found: list[Request] = []
         for start in range(0, len(ids), _LIST_BATCH):
@@ -217,4 +219,7 @@ class Queueing:
         try:
             return await self.current(owner, request_id)
         except RequestNotFound:
+            return None
+        except (DataUnreadable, NewerRelease) as err:
+            _log.warning("request left out of a list", extra={"request_id": request_id, "reason": err.reason})
             return None

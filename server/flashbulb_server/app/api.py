@@ -43,6 +43,7 @@ from flashbulb_server.config import ModelsSettings, NatsSettings, Settings
 from flashbulb_server.core.catalog import ModelInfo, declared_model
 from flashbulb_server.core.realtime import Limits
 from flashbulb_server.messaging.connection import connect
+from flashbulb_server.messaging.dead_letters import DeadLetters
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Fleet
 from flashbulb_server.messaging.jobs import JobQueue
@@ -76,7 +77,8 @@ def signing_keys(nats: NatsSettings, wanted: KeyChange) -> list[str]:
 async def api(settings: Settings) -> AsyncIterator[Addresses]:
     """The api role; gives its addresses while it serves.
 
-    Raises StoreUnavailable (a store does not answer), Misconfigured (ports, keys, certificates, a store that refuses its keys).
+    Raises StoreUnavailable (a store does not answer), Misconfigured (ports, keys, certificates, a store that refuses its keys),
+    NewerRelease.
     """
     keys = checked_keys(settings)
     tokens = Tokens.load(settings.api, keys, clock=time.time)
@@ -84,14 +86,15 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
         files = await stack.enter_async_context(FileStore(settings.files))
         nc = await stack.enter_async_context(connection(settings, "flashbulb-api"))
         js = nc.jetstream()
+        dead = DeadLetters(js)
         await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
-        signer = await Signer.open(settings.webhooks, SigningKeys(js), clock=time.time)
+        signer = await Signer.open(settings.webhooks, SigningKeys(js, dead), clock=time.time)
         declared, stand_in = _declared(settings.models), settings.models.stand_in
-        fleet = await stack.enter_async_context(Fleet.open(nc, js, declared=declared, stand_in=stand_in))
+        fleet = await stack.enter_async_context(Fleet.open(nc, js, declared=declared, stand_in=stand_in, dead=dead))
         stores = Stores(
-            records=RequestRecords(nc, js),
-            keys=IdempotencyKeys(nc, js),
-            jobs=JobQueue(nc, js, settings.queue, worker_class=settings.worker.worker_class),
+            records=RequestRecords(nc, js, dead=dead),
+            keys=IdempotencyKeys(nc, js, dead),
+            jobs=JobQueue(nc, js, settings.queue, worker_class=settings.worker.worker_class, dead=dead),
             events=EventBus(nc, js),
             fleet=fleet,
             webhooks=WebhookQueue(js),
@@ -109,10 +112,12 @@ async def api(settings: Settings) -> AsyncIterator[Addresses]:
         webhooks = Webhooks(queueing, stores.records, stores.webhooks, settings.webhooks)
         stored = Files(files, url_seconds=settings.files.url_seconds)
         objects = await stack.enter_async_context(Objects(files))
-        janitor = Janitor(stores, queueing, await LostJobs.open(js), settings.queue, clock=time.time)
+        janitor = Janitor(stores, queueing, await LostJobs.open(js, dead), settings.queue, clock=time.time)
         sweeper = Sweeper(files, keep_seconds=settings.queue.keep_seconds, every_seconds=settings.files.sweep_seconds)
         await stack.enter_async_context(background(janitor.run(), sweeper.run(), signer.run()))
-        stop_webhooks = await stack.enter_async_context(_delivering(settings, nc, stores.records, results, signer))
+        stop_webhooks = await stack.enter_async_context(
+            _delivering(settings, nc, dead, stores.records, results, signer)
+        )
         gateway = Gateway(
             settings=settings.http,
             keys=keys,
@@ -161,13 +166,13 @@ def _servicers(gateway: Gateway) -> Servicers:
 
 @asynccontextmanager
 async def _delivering(
-    settings: Settings, nc: Client, records: RequestRecords, results: Results, signer: Signer
+    settings: Settings, nc: Client, dead: DeadLetters, records: RequestRecords, results: Results, signer: Signer
 ) -> AsyncIterator[asyncio.Event]:
     """Delivers webhooks while the context is open. Gives the event that ends it, as of `_until_drained`."""
     allow_private = settings.webhooks.allow_private_targets
     async with (
         Sender(signer, allow_private=allow_private, clock=time.time) as sender,
-        WebhookConsumer.open(nc) as consumer,
+        WebhookConsumer.open(nc, dead) as consumer,
     ):
         courier = Courier(records, consumer, Bodies(results), sender, settings.webhooks)
         async with until_drained(courier, settings.api.drain_seconds) as stop:

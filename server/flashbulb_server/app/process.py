@@ -19,7 +19,7 @@ from nats.aio.client import Client
 
 from flashbulb_server.config import Settings
 from flashbulb_server.core.tasks import task_group
-from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.errors import Unavailable
 from flashbulb_server.messaging.connection import connect
 from flashbulb_server.messaging.topology import restore_topology
 
@@ -63,7 +63,7 @@ async def _until_stopped(role: AbstractAsyncContextManager[Addresses], ready_fil
             _log.info("ready", extra={"address": addresses.grpc, "http_address": addresses.http})
             await stop.wait()
             _log.info("draining")
-    except (StoreUnavailable, OSError) as err:
+    except (Unavailable, OSError) as err:
         _log.error("cannot run", extra={"problem": str(err)})
         return 1
     return 0

@@ -16,6 +16,7 @@ from flashbulb_server.app.process import Addresses, background, connection, run_
 from flashbulb_server.config import Settings, WorkerSettings
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.errors import StoreUnavailable
+from flashbulb_server.messaging.dead_letters import DeadLetters
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Herald
 from flashbulb_server.messaging.jobs import JobConsumer
@@ -56,6 +57,7 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         files = await stack.enter_async_context(FileStore(settings.files))
         nc = await stack.enter_async_context(connection(settings, f"flashbulb-worker-{worker_id}"))
         js = nc.jetstream()
+        dead = DeadLetters(js)
         await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
         engine = await stack.enter_async_context(
             StepEngine(
@@ -80,8 +82,9 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         pools = [Pool(settings.worker.worker_class, name) for name in models]
         for pool in pools:
             await ensure_consumers(js, settings.queue, pool)
-        consumer = await stack.enter_async_context(JobConsumer.open(nc, pools))
-        desk = Desk(consumer, RequestRecords(nc, js), EventBus(nc, js), engine, inputs, delivery, WebhookQueue(js))
+        consumer = await stack.enter_async_context(JobConsumer.open(nc, pools, dead))
+        records = RequestRecords(nc, js, dead=dead)
+        desk = Desk(consumer, records, EventBus(nc, js), engine, inputs, delivery, WebhookQueue(js))
         jobs = JobLoop(desk, settings.queue, worker_id=worker_id, clock=time.time)
         address = await stack.enter_async_context(
             serve_engine(
@@ -90,7 +93,7 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
                 drain_seconds=settings.worker.drain_seconds,
             )
         )
-        herald = Herald(nc, js)
+        herald = Herald(nc, js, dead)
         await stack.enter_async_context(herald.hear_cancellations(worker_id, jobs.stop_request))
         voice = _Voice(herald, engine, worker_id, settings.worker.advertise or address)
         await voice.introduce()

@@ -47,7 +47,7 @@ class EmbeddingUse:
     """A textual inversion to draw with. `path` names its weights; `tokens` are the words that stand for it in a prompt."""
 
     path: str
-    tokens: tuple[str, ...]
+    tokens: tuple[str, ...] = ()
 
 
 USES: Mapping[str, type[LoraUse | EmbeddingUse]] = {"loras": LoraUse, "embeddings": EmbeddingUse}

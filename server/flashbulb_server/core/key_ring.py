@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SEED_BYTES = 32
+"""Of an Ed25519 key (RFC 8032)."""
+
 OVERLAP_SECONDS = 25 * 3600.0
 """How long a key is published before and after it signs: the day that receivers may keep it, and an hour for retries and clocks."""
 

@@ -75,6 +75,15 @@ def url_problem(url: str) -> str | None:
     return None
 
 
+def has_target(url: str) -> bool:
+    """Whether a URL names a host and a port, as every valid one does."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def host_of(url: str) -> str:
     """Host of a valid URL."""
     return urlsplit(url).hostname or ""

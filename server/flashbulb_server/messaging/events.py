@@ -69,7 +69,7 @@ class EventBus:
     async def backlog(self, request_id: str, after_sequence: int = 0, kind: str = "*") -> list[Event]:
         """Events that are kept and come after a sequence, in order. Empty if there are none. Raises StoreUnavailable."""
         subject = f"events.{request_id}.{kind}"
-        decoded = [decode_event(data) async for _, data in scan(self._nc, EVENTS, subject)]
+        decoded = [decode_event(found.data) async for found in scan(self._nc, EVENTS, subject)]
         events = [event for event in decoded if event is not None and event.sequence > after_sequence]
         return sorted(events, key=lambda event: event.sequence)
 

@@ -14,15 +14,16 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from flashbulb.internal.v1 import record_pb2
-from flashbulb.v1 import model_pb2
 from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.stand_ins import with_stand_ins
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import NoWorker
 from flashbulb_server.messaging.connection import unavailable
+from flashbulb_server.messaging.dead_letters import DeadLetters, Kind, Letter
 from flashbulb_server.messaging.topology import MODELS, WORKER_SECONDS, WORKERS
-from flashbulb_server.wire.outputs import from_model, to_model
+from flashbulb_server.wire.outputs import decode_model, to_model
 from flashbulb_server.wire.records import Announcement, decode_announcement, encode_announcement
+from flashbulb_server.wire.unreadable import Unreadable, parse
 
 _ANNOUNCE_SECONDS = (
     1.0  # waiting longer for one announcement would hold up the next, and the worker would be taken for gone
@@ -50,6 +51,7 @@ class Fleet:
         nc: Client,
         js: JetStreamContext,
         clock: Callable[[], float],
+        dead: DeadLetters,
         declared: Iterable[ModelInfo] = (),
         *,
         stand_in: bool = False,
@@ -57,6 +59,7 @@ class Fleet:
         self._nc = nc
         self._js = js
         self._clock = clock
+        self._dead = dead
         self._workers: dict[str, tuple[float, Announcement]] = {}
         self._models: dict[str, ModelInfo] = {model.name: model for model in declared}
         self._declared = frozenset(self._models)
@@ -72,9 +75,10 @@ class Fleet:
         declared: Iterable[ModelInfo] = (),
         stand_in: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        dead: DeadLetters | None = None,
     ) -> AsyncIterator[Fleet]:
         """Listens to the workers. Raises StoreUnavailable."""
-        fleet = cls(nc, js, clock, declared, stand_in=stand_in)
+        fleet = cls(nc, js, clock, dead or DeadLetters(js), declared, stand_in=stand_in)
         with unavailable():
             subscriptions = [
                 await nc.subscribe(f"$KV.{WORKERS}.*", cb=fleet._on_worker),
@@ -120,44 +124,58 @@ class Fleet:
             reply = await self._nc.request(f"workers.{worker_id}.cancel", request, timeout=seconds)
         except (nats.errors.Error, TimeoutError):
             return None
-        answer = record_pb2.CancelJobResponse.FromString(reply.data)
+        try:
+            answer = parse(record_pb2.CancelJobResponse, reply.data)
+        except Unreadable:
+            return None
         return Stopped(answer.stopped, answer.stopped_at_step, answer.total_steps)
 
     async def _load(self) -> None:
-        for bucket, take in ((WORKERS, self._on_worker_data), (MODELS, self._on_model_data)):
+        for bucket, take in ((WORKERS, self._heard_worker), (MODELS, self._heard_model)):
             stream = f"KV_{bucket}"
             info = await self._js.stream_info(stream, subjects_filter=f"$KV.{bucket}.>")
             for subject in info.state.subjects or {}:
                 with suppress(NotFoundError):  # a worker that has just gone
                     message = await self._js.get_last_msg(stream, subject, direct=True)
-                    take(message.data or b"")
+                    await take(subject, message.data or b"")
 
     async def _on_worker(self, message: Msg) -> None:
-        self._on_worker_data(message.data)
+        await self._heard_worker(message.subject, message.data)
 
     async def _on_model(self, message: Msg) -> None:
-        self._on_model_data(message.data)
+        await self._heard_model(message.subject, message.data)
 
-    def _on_worker_data(self, data: bytes) -> None:
-        if data:
-            now = self._clock()
+    async def _heard_worker(self, subject: str, data: bytes) -> None:
+        if not data:
+            return
+        try:
             announcement = decode_announcement(data)
-            self._workers[announcement.worker_id] = (now, announcement)
-            for gone in [i for i, (heard, _) in self._workers.items() if now - heard > 10 * WORKER_SECONDS]:
-                del self._workers[gone]
+        except Unreadable as err:
+            await self._dead.set_aside(Letter(Kind.WORKER, subject, data), err)
+            return
+        now = self._clock()
+        self._workers[announcement.worker_id] = (now, announcement)
+        for gone in [i for i, (heard, _) in self._workers.items() if now - heard > 10 * WORKER_SECONDS]:
+            del self._workers[gone]
 
-    def _on_model_data(self, data: bytes) -> None:
-        if data:
-            model = from_model(model_pb2.Model.FromString(data))
-            self._models[model.name] = model
+    async def _heard_model(self, subject: str, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            model = decode_model(data)
+        except Unreadable as err:
+            await self._dead.set_aside(Letter(Kind.MODEL, subject, data), err)
+            return
+        self._models[model.name] = model
 
 
 class Herald:
     """The worker's voice: announces it and its models, and hears cancellations."""
 
-    def __init__(self, nc: Client, js: JetStreamContext) -> None:
+    def __init__(self, nc: Client, js: JetStreamContext, dead: DeadLetters | None = None) -> None:
         self._nc = nc
         self._js = js
+        self._dead = dead or DeadLetters(js)
 
     async def announce(self, announcement: Announcement) -> None:
         """Says that the worker is alive. Raises StoreUnavailable."""
@@ -180,8 +198,8 @@ class Herald:
         async with task_group() as tasks:
 
             async def answer(message: Msg) -> None:
-                request = record_pb2.CancelJobRequest.FromString(message.data)
-                stopped = await stop(request.request_id)
+                request_id = await self._cancelled(message)
+                stopped = Stopped(False, 0, 0) if request_id is None else await stop(request_id)
                 reply = record_pb2.CancelJobResponse(
                     stopped=stopped.held, stopped_at_step=stopped.step, total_steps=stopped.total_steps
                 )
@@ -198,3 +216,11 @@ class Herald:
             finally:
                 if not self._nc.is_closed:
                     await subscription.unsubscribe()
+
+    async def _cancelled(self, message: Msg) -> str | None:
+        """Id of the request that is to be stopped."""
+        try:
+            return parse(record_pb2.CancelJobRequest, message.data).request_id
+        except Unreadable as err:
+            await self._dead.set_aside(Letter(Kind.CANCEL, message.subject, message.data), err)
+            return None

@@ -21,10 +21,12 @@ from flashbulb_server.config import QueueSettings
 from flashbulb_server.core.requests import Priority
 from flashbulb_server.errors import QueueFull
 from flashbulb_server.messaging.connection import REQUEST_SECONDS, WRONG_LAST_SEQUENCE, unavailable
+from flashbulb_server.messaging.dead_letters import DeadLetters, Kind, Letter
 from flashbulb_server.messaging.lease import Lease
-from flashbulb_server.messaging.scan import scan
+from flashbulb_server.messaging.scan import Found, scan
 from flashbulb_server.messaging.topology import JOBS, JOBS_ROOT, Pool, ensure_consumers
 from flashbulb_server.wire.records import Job, decode_job, encode_job
+from flashbulb_server.wire.unreadable import Unreadable
 
 _MAX_MESSAGES_EXCEEDED = 10077
 _NO_SUCH_MESSAGE = (10043, 10057)  # gone before it was looked for, or while
@@ -40,8 +42,17 @@ class JobQueue:
     Each model has its queues: positions and counts are those of the job's own, and no other model's jobs are in them.
     """
 
-    def __init__(self, nc: Client, js: JetStreamContext, settings: QueueSettings, *, worker_class: str) -> None:
+    def __init__(
+        self,
+        nc: Client,
+        js: JetStreamContext,
+        settings: QueueSettings,
+        *,
+        worker_class: str,
+        dead: DeadLetters | None = None,
+    ) -> None:
         self._nc = nc
+        self._dead = dead or DeadLetters(js)
         self._js = js
         self._settings = settings
         self._class = worker_class
@@ -57,8 +68,8 @@ class JobQueue:
             await ensure_consumers(self._js, self._settings, pool)
             self._opened.add(pool)
 
-    async def publish(self, job: Job, priority: Priority) -> None:
-        """Adds a job; adds nothing while it waits or is leased already. Raises QueueFull."""
+    async def publish(self, job: Job, priority: Priority) -> bool:
+        """Adds a job; adds nothing while it waits or is leased already. Gives whether it was added. Raises QueueFull."""
         await self.open_pool(job.model_name)
         try:
             with unavailable():
@@ -66,6 +77,8 @@ class JobQueue:
         except APIError as err:
             if err.err_code not in WRONG_LAST_SEQUENCE:
                 raise
+            return False
+        return True
 
     async def _publish(self, subject: str, job: Job) -> None:
         try:
@@ -96,8 +109,11 @@ class JobQueue:
         return sum([await self._pending(self._pool(model_name), priority) for priority in Priority])
 
     async def exists(self, job: Job, priority: Priority) -> bool:
-        """Whether the job waits or is leased."""
-        return await self._find(job, priority) is not None
+        """Whether the job waits or is leased, and can be read."""
+        message = await self._find(job, priority)
+        if message is None:
+            return False
+        return await self._read(Found(message.seq or 0, message.subject or "", message.data or b"")) is not None
 
     async def remove(self, job: Job) -> None:
         """Takes a job out, leased or not. Idempotent.
@@ -118,15 +134,17 @@ class JobQueue:
             return None
 
     async def jobs(self) -> AsyncIterator[Job]:
-        """Every job that waits or is leased, oldest first."""
-        async for _, data in scan(self._nc, JOBS, f"{JOBS_ROOT}.>"):
-            yield decode_job(data)
+        """Every job that waits or is leased and can be read, oldest first."""
+        async for found in scan(self._nc, JOBS, f"{JOBS_ROOT}.>"):
+            if (job := await self._read(found)) is not None:
+                yield job
 
     async def unparted(self) -> AsyncIterator[tuple[int, Priority, Job]]:
         """(sequence, priority, job) of those that a release which did not part jobs by model has queued; no worker of this one takes them."""
         for priority in Priority:
-            async for sequence, data in scan(self._nc, JOBS, f"{JOBS_ROOT}.{self._class}.{priority}.*"):
-                yield sequence, priority, decode_job(data)
+            async for found in scan(self._nc, JOBS, f"{JOBS_ROOT}.{self._class}.{priority}.*"):
+                if (job := await self._read(found)) is not None:
+                    yield found.sequence, priority, job
 
     async def delete(self, sequence: int) -> None:
         """Takes out what stands at a sequence of the stream. Idempotent."""
@@ -138,13 +156,21 @@ class JobQueue:
                 raise
 
     async def at(self, sequence: int) -> Job | None:
-        """The job at a sequence of the stream, or None if it is gone."""
+        """The job at a sequence of the stream, or None if it is gone, or cannot be read."""
         try:
             with unavailable():
                 message = await self._js.get_msg(JOBS, seq=sequence, direct=True)
         except NotFoundError:
             return None
-        return decode_job(message.data or b"")
+        return await self._read(Found(sequence, message.subject or "", message.data or b""))
+
+    async def _read(self, found: Found) -> Job | None:
+        try:
+            return decode_job(found.data)
+        except Unreadable as err:
+            if await self._dead.set_aside(Letter(Kind.JOB, found.subject, found.data, found.sequence), err):
+                await self.delete(found.sequence)
+            return None
 
     async def _pending(self, pool: Pool, priority: Priority) -> int:
         await self.open_pool(pool.model_name)
@@ -175,12 +201,12 @@ class JobConsumer:
     Normal jobs go before low ones, for whichever model; at equal priority the models take turns.
     """
 
-    def __init__(self, nc: Client, pools: Sequence[Pool]) -> None:
+    def __init__(self, nc: Client, pools: Sequence[Pool], dead: DeadLetters) -> None:
         self._nc = nc
         self._turn = 0
         inbox = nc.new_inbox()
         self._lines = {
-            priority: deque(_Line(pool, priority, f"{inbox}.{priority}.{i}") for i, pool in enumerate(pools))
+            priority: deque(_Line(pool, priority, f"{inbox}.{priority}.{i}", dead) for i, pool in enumerate(pools))
             for priority in Priority
         }
         self._by_doorbell = {(line.pool.token, line.priority): line for lines in self._lines.values() for line in lines}
@@ -189,9 +215,11 @@ class JobConsumer:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, nc: Client, pools: Sequence[Pool]) -> AsyncIterator[JobConsumer]:
+    async def open(
+        cls, nc: Client, pools: Sequence[Pool], dead: DeadLetters | None = None
+    ) -> AsyncIterator[JobConsumer]:
         """Listens for new jobs, and for the answers to its pulls. The pools' consumers must exist."""
-        consumer = cls(nc, pools)
+        consumer = cls(nc, pools, dead or DeadLetters(nc.jetstream()))
         subscriptions = []
         with unavailable():
             for line in consumer._by_doorbell.values():
@@ -259,7 +287,8 @@ class JobConsumer:
 class _Line:
     """The jobs of one pool and priority. `promising`: there may be one; `rung`: jobs that were announced and did not come here yet."""
 
-    def __init__(self, pool: Pool, priority: Priority, inbox: str) -> None:
+    def __init__(self, pool: Pool, priority: Priority, inbox: str, dead: DeadLetters) -> None:
+        self._dead = dead
         self.pool = pool
         self.priority = priority
         self.inbox = inbox
@@ -277,7 +306,7 @@ class _Line:
         self._answers.put_nowait(message)
 
     async def pull(self, nc: Client, seconds: float = 0.0) -> JobLease | None:
-        """A job, which may be up to `seconds` in coming.
+        """A job that can be read, which may be up to `seconds` in coming.
 
         Not nats-py's fetch: it gives up by its own clock, and leaves a job that comes a moment later lying without anyone to renew it.
         """
@@ -289,9 +318,15 @@ class _Line:
         return lease
 
     async def _pulled(self, nc: Client, seconds: float) -> JobLease | None:
-        while not self._answers.empty():  # late ones
-            if lease := _lease(self._answers.get_nowait()):
+        while (message := await self._answer(nc, seconds)) is not None:
+            if (lease := await self._dead.opened(Kind.JOB, message, JobLease)) is not None:
                 return lease
+        return None
+
+    async def _answer(self, nc: Client, seconds: float) -> Msg | None:
+        while not self._answers.empty():  # late ones
+            if message := _job_in(self._answers.get_nowait()):
+                return message
         if not nc.is_connected:  # or all pulls of an outage would be served when it ends
             return None
         pull = {"batch": 1, "expires": int(seconds * 1e9)} if seconds else {"batch": 1, "no_wait": True}
@@ -300,13 +335,13 @@ class _Line:
         try:
             await nc.publish(subject, json.dumps(pull).encode(), reply=self.inbox)
             async with asyncio.timeout(seconds + _ANSWER_SECONDS):
-                lease = _lease(await self._answers.get())
+                message = _job_in(await self._answers.get())
         except (nats.errors.Error, TimeoutError):
             return None
-        self.promising = self.promising or lease is not None
-        return lease
+        self.promising = self.promising or message is not None
+        return message
 
 
-def _lease(message: Msg) -> JobLease | None:
-    """The job in the answer to a pull, if it is one: a status says that there is none."""
-    return None if "Status" in (message.headers or {}) else JobLease(message)
+def _job_in(message: Msg) -> Msg | None:
+    """The answer to a pull, if it is a job: a status says that there is none."""
+    return None if "Status" in (message.headers or {}) else message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from nats.aio.client import Client
 from nats.errors import NoRespondersError
@@ -15,20 +16,28 @@ _STATUS = "Status"  # header of the reply that ends a batch
 _NO_RESPONDERS = "503"  # of that header: no server has the stream now
 
 
-async def scan(nc: Client, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[tuple[int, bytes]]:
-    """(sequence, data) of every message of the subject after a sequence, in order. Raises StoreUnavailable."""
+class Found(NamedTuple):
+    """A message of a stream."""
+
+    sequence: int
+    subject: str
+    data: bytes
+
+
+async def scan(nc: Client, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Found]:
+    """Every message of the subject after a sequence, in order. Raises StoreUnavailable."""
     while True:
         batch = await _batch(nc, stream, subject, after)
-        for sequence, data in batch:
-            yield sequence, data
+        for found in batch:
+            yield found
         if len(batch) < _BATCH:
             return
-        after = batch[-1][0]
+        after = batch[-1].sequence
 
 
-async def _batch(nc: Client, stream: str, subject: str, after: int) -> list[tuple[int, bytes]]:
+async def _batch(nc: Client, stream: str, subject: str, after: int) -> list[Found]:
     query = json.dumps({"seq": after + 1, "next_by_subj": subject, "batch": _BATCH}).encode()
-    found: list[tuple[int, bytes]] = []
+    batch: list[Found] = []
     with unavailable():
         inbox = nc.new_inbox()
         replies = await nc.subscribe(inbox, max_msgs=_BATCH + 1)
@@ -40,7 +49,7 @@ async def _batch(nc: Client, stream: str, subject: str, after: int) -> list[tupl
                 if headers.get(_STATUS) == _NO_RESPONDERS:
                     raise NoRespondersError
                 if _STATUS in headers or "Nats-Sequence" not in headers:
-                    return found
-                found.append((int(headers["Nats-Sequence"]), reply.data))
+                    return batch
+                batch.append(Found(int(headers["Nats-Sequence"]), headers["Nats-Subject"], reply.data))
         finally:
             await replies.unsubscribe()

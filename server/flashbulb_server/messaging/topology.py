@@ -4,6 +4,7 @@ JOBS       work queue, one durable consumer for each worker class, model and pri
 EVENTS     what happened to requests, in memory, so that a watch can resume
 LOST       JOBS messages that were delivered too often (advisories)
 WEBHOOKS   work queue of webhooks that are due, one durable consumer for all api roles
+DEAD       what nobody could read, for two weeks
 requests   records; idempotency; workers (seconds); models; signing (keys of webhooks)
 """
 
@@ -35,6 +36,7 @@ JOBS_ROOT = "jobs"
 EVENTS = "EVENTS"
 LOST = "LOST"
 WEBHOOKS = "WEBHOOKS"
+DEAD = "DEAD"
 WEBHOOK_CONSUMER = "senders"
 REQUESTS = "requests"
 IDEMPOTENCY = "idempotency"
@@ -46,6 +48,9 @@ MODEL_SECONDS = 30 * 86_400.0  # a model stays installed while no worker runs, s
 DELIVERIES_PER_ATTEMPT = 3
 """Deliveries are not attempts: an outage redelivers a job that is in hand. Workers count attempts in the record; this only ends a job
 that no worker gets so far with."""
+_DEAD_SECONDS = 14 * 86_400.0
+_DEAD_BYTES = 64 * 1024 * 1024
+_DEAD_MESSAGES = 10_000
 _EVENT_SECONDS = 3600.0
 _EVENT_BYTES = 256 * 1024 * 1024
 _EVENTS_PER_SUBJECT = 128
@@ -120,6 +125,21 @@ async def ensure_topology(
                 discard=DiscardPolicy.NEW,
                 max_msgs=hooks.max_waiting,
                 duplicate_window=120,
+                allow_direct=True,
+                num_replicas=replicas,
+            ),
+        )
+        await _ensure_stream(
+            js,
+            StreamConfig(
+                name=DEAD,
+                subjects=["dead.*.>"],
+                storage=StorageType.FILE,
+                discard=DiscardPolicy.OLD,
+                max_age=_DEAD_SECONDS,
+                max_bytes=_DEAD_BYTES,
+                max_msgs=_DEAD_MESSAGES,
+                duplicate_window=86_400,  # a record or an announcement is met by every process that reads it
                 allow_direct=True,
                 num_replicas=replicas,
             ),

@@ -44,11 +44,13 @@ KINDS: Mapping[type[errors.FlashbulbError], Kind] = {
     errors.TooManyCalls: Kind(429, "concurrent_requests_limit"),
     errors.NoWorker: Kind(503, "runner_scheduling_failure"),
     errors.StoreUnavailable: Kind(503, "internal_error"),
+    errors.NewerRelease: Kind(503, "internal_error"),
     errors.Draining: Kind(503, "runner_disconnected"),
     errors.RequestCancelled: Kind(499, "client_cancelled"),
     errors.StartTimeout: Kind(504, "request_timeout"),
     errors.EngineFailed: Kind(500, "runner_server_error"),
     errors.WorkerLost: Kind(500, "runner_disconnected"),  # all attempts are used up: 503 would have it asked for again
+    errors.DataUnreadable: Kind(500, "internal_error"),
 }
 FAULT = Kind(500, "internal_error")
 """An error that nobody expected."""

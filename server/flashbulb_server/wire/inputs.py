@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -16,8 +17,29 @@ from flashbulb.v1 import image_pb2, input_pb2
 from flashbulb_server.core.catalog import ENDPOINTS
 from flashbulb_server.core.generation import ATTRIBUTES, USES, EmbeddingUse, GenerationSpec, LoraUse, SourceImage
 from flashbulb_server.errors import FieldViolation, InvalidRequest
+from flashbulb_server.wire.unreadable import Unreadable, absent, require_known
 
 _ENDPOINT_OF_MEMBER = {endpoint.input_field: endpoint.id for endpoint in ENDPOINTS.values()}
+
+
+def _without_default(values: type[GenerationSpec] | type[LoraUse] | type[EmbeddingUse]) -> frozenset[str]:
+    """The attributes that must be given."""
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(values)
+        if field.default is field.default_factory is dataclasses.MISSING
+    )
+
+
+_NEEDED: Mapping[str, frozenset[str]] = {
+    endpoint.id: frozenset(
+        field.name
+        for field in endpoint.fields
+        if field.required or ATTRIBUTES.get(field.name, field.name) in _without_default(GenerationSpec) - {"model_name"}
+    )
+    for endpoint in ENDPOINTS.values()
+}
+"""Fields that every resolved input has, by endpoint. Those of later releases must have a default in the spec, as earlier records lack them."""
 
 
 def given_fields(message: input_pb2.GenerationInput) -> tuple[str, dict[str, object]]:
@@ -73,10 +95,21 @@ def to_spec(message: input_pb2.GenerationInput, model_name: str) -> GenerationSp
     """The spec of an input that this service resolved before; it is not judged again.
 
     `model_name`: the model that draws. Empty where an earlier release did not say it beside the input: then the input names it.
+    Raises Unreadable if the input is not whole, or asks for what only a newer release knows.
     """
+    member = message.WhichOneof("input")
+    if member is None:
+        raise absent(message, "input")
+    require_known(message)
     endpoint, given = given_fields(message)
+    if not _is_size(given.get("image_size")):
+        raise absent(getattr(message, member).image_size, "image_size")
+    _require(_NEEDED[endpoint], given)
     values = {name: _kept(name, value) for name, value in given.items()}
-    return GenerationSpec.of(endpoint, model_name or str(given.get("model_name", "")), values)
+    chosen = model_name or str(given.get("model_name", ""))
+    if not chosen:
+        raise Unreadable("it has no model_name")
+    return GenerationSpec.of(endpoint, chosen, values)
 
 
 def _kept(name: str, value: object) -> object:
@@ -87,8 +120,18 @@ def _kept(name: str, value: object) -> object:
 
 
 def _use(name: str, parts: Mapping[str, object]) -> LoraUse | EmbeddingUse:
+    _require(_without_default(USES[name]), parts)
     fields: dict[str, Any] = {part: _kept(part, value) for part, value in parts.items()}
     return USES[name](**fields)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) and side > 0 for side in value)
+
+
+def _require(names: frozenset[str], given: Mapping[str, object]) -> None:
+    if missing := names - given.keys():
+        raise Unreadable(f"it has no {min(missing)}")
 
 
 class _Kind(Enum):

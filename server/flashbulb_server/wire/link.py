@@ -209,6 +209,14 @@ async def listen(address: str, accept: Callable[[], Link[M]]) -> AsyncIterator[s
         server.close()
 
 
+def is_address(text: str) -> bool:
+    """Whether it has the form of what `connect` takes."""
+    if text.startswith(_UNIX):
+        return len(text) > len(_UNIX)
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdecimal()
+
+
 def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

@@ -10,8 +10,21 @@ from flashbulb_server.core.generation import DrawnImage, GenerationResult, Previ
 from flashbulb_server.core.requests import LogLevel, LogLine
 from flashbulb_server.wire.inputs import to_input, to_spec
 from flashbulb_server.wire.times import from_timestamp, to_timestamp
+from flashbulb_server.wire.unreadable import Unreadable, parse
 
 _FIDELITIES = {name.removeprefix("FIDELITY_"): number for name, number in generation_pb2.Fidelity.items()}
+_FIDELITY_NAMES = {number: name for name, number in _FIDELITIES.items()}
+_LEVELS = {number: name.removeprefix("LOG_LEVEL_") for name, number in generation_pb2.LogLevel.items()}
+
+
+def to_fidelity(fidelity: str) -> generation_pb2.Fidelity.ValueType:
+    """The fidelity as protobuf numbers it."""
+    return generation_pb2.Fidelity.ValueType(_FIDELITIES[fidelity] if fidelity in _FIDELITIES else int(fidelity))
+
+
+def from_fidelity(number: generation_pb2.Fidelity.ValueType) -> str:
+    """The fidelity of a number; the number in digits, as protobuf's JSON has it, where a newer release gave one that is not known here."""
+    return _FIDELITY_NAMES.get(number, str(number))
 
 
 def to_output(result: GenerationResult) -> generation_pb2.GenerationOutput:
@@ -34,20 +47,22 @@ def output_fields(
         "prompt": result.spec.prompt,
         "request_id": result.spec.request_id,
         "resolved_input": resolved or to_input(result.spec, echo=True),
-        "fidelity": _FIDELITIES[result.fidelity],
+        "fidelity": to_fidelity(result.fidelity),
         "mean_batch_size": result.mean_batch_size,
         "model_name": result.spec.model_name,
     }
 
 
-def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] = ()) -> GenerationResult:
-    """The result; `keys` are those of the stored images, in order, if there are any."""
-    padded = keys or ("",) * len(output.images)
+def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] | None = None) -> GenerationResult:
+    """The result; `keys` are those of the images, in order, if they are stored. Raises Unreadable."""
+    padded = ("",) * len(output.images) if keys is None else keys
+    if len(padded) != len(output.images):
+        raise Unreadable(f"it has {len(output.images)} images under {len(padded)} keys")
     return GenerationResult(
         spec=to_spec(output.resolved_input, output.model_name),
         images=tuple(_from_image(image, key) for image, key in zip(output.images, padded, strict=True)),
         has_nsfw_concepts=tuple(output.has_nsfw_concepts),
-        fidelity=generation_pb2.Fidelity.Name(output.fidelity).removeprefix("FIDELITY_"),
+        fidelity=from_fidelity(output.fidelity),
         mean_batch_size=output.mean_batch_size,
         timings=dict(output.timings),
     )
@@ -116,9 +131,9 @@ def to_log(line: LogLine) -> generation_pb2.LogEntry:
 
 
 def from_log(entry: generation_pb2.LogEntry) -> LogLine:
-    """A log line."""
-    level = generation_pb2.LogLevel.Name(entry.level).removeprefix("LOG_LEVEL_")
-    return LogLine(from_timestamp(entry.log_time), LogLevel(level), entry.message)
+    """A log line. Of a level that is not known here it is INFO."""
+    level = _LEVELS.get(entry.level) if entry.level else None
+    return LogLine(from_timestamp(entry.log_time), LogLevel(level) if level else LogLevel.INFO, entry.message)
 
 
 def to_model(model: ModelInfo, live_workers: int = 0) -> model_pb2.Model:
@@ -129,13 +144,21 @@ def to_model(model: ModelInfo, live_workers: int = 0) -> model_pb2.Model:
         native_size=model.native_size,
         resamples=model.resamples,
         max_image_pixels=model.max_image_pixels,
-        fidelity=generation_pb2.Fidelity.Value(f"FIDELITY_{model.fidelity}"),
+        fidelity=to_fidelity(model.fidelity),
         live_workers=live_workers,
         safety_checker_versions=model.safety_checker_versions,
         safe_by_construction=model.safe_by_construction,
         backend=model.backend,
         stands_in_for=model.stands_in_for,
     )
+
+
+def decode_model(data: bytes) -> ModelInfo:
+    """The model of an announcement. Raises Unreadable."""
+    model = parse(model_pb2.Model, data)
+    if not model.name:
+        raise Unreadable("it has no name")
+    return from_model(model)
 
 
 def from_model(model: model_pb2.Model) -> ModelInfo:
@@ -146,7 +169,7 @@ def from_model(model: model_pb2.Model) -> ModelInfo:
         native_size=model.native_size,
         resamples=model.resamples,
         max_image_pixels=model.max_image_pixels,
-        fidelity=generation_pb2.Fidelity.Name(model.fidelity).removeprefix("FIDELITY_"),
+        fidelity=from_fidelity(model.fidelity),
         safety_checker_versions=tuple(model.safety_checker_versions),
         safe_by_construction=model.safe_by_construction,
         backend=model.backend,

@@ -1,14 +1,20 @@
-"""What stands in the stores and travels between roles: records, jobs, events, announcements. Bytes out, values in."""
+"""What stands in the stores and travels between roles: records, jobs, events, announcements. Bytes out, values in.
+
+Every decoder raises Unreadable for bytes that it does not understand.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from flashbulb.internal.v1 import engine_pb2, record_pb2
 from flashbulb.v1 import queue_pb2
 from flashbulb_server.core.generation import PreviewImage, Progress
 from flashbulb_server.core.requests import Failure, LogLine, Priority, Request, State
+from flashbulb_server.wire.carrying import carry
 from flashbulb_server.wire.inputs import to_input, to_spec
+from flashbulb_server.wire.link import is_address
 from flashbulb_server.wire.outputs import (
     from_log,
     from_output,
@@ -20,6 +26,7 @@ from flashbulb_server.wire.outputs import (
     to_progress,
 )
 from flashbulb_server.wire.times import from_duration, from_timestamp, to_duration, to_timestamp
+from flashbulb_server.wire.unreadable import Unreadable, absent, name_in, parse, word_of
 from flashbulb_server.wire.webhooks import from_webhook, to_webhook
 
 
@@ -81,6 +88,25 @@ def from_priority(number: queue_pb2.Priority.ValueType) -> Priority:
 
 def encode_request(request: Request) -> bytes:
     """A record."""
+    return _to_record(request).SerializeToString()
+
+
+def encode_change(stored: bytes, before: Request, after: Request) -> bytes:
+    """The record of `after`, once `before` was read from what is stored: what a newer release wrote there, and this one does not know, stays."""
+    known, wanted = _to_record(before), _to_record(after)
+    if known.SerializeToString() == stored:  # as nearly always: there is nothing else in it
+        return wanted.SerializeToString()
+    record = parse(record_pb2.RequestRecord, stored)
+    carry(record, known, wanted)
+    return record.SerializeToString()
+
+
+def decode_request(data: bytes) -> Request:
+    """The request of a record."""
+    return _from_record(parse(record_pb2.RequestRecord, data))
+
+
+def _to_record(request: Request) -> record_pb2.RequestRecord:
     record = record_pb2.RequestRecord(
         request_id=request.request_id,
         owner=request.owner,
@@ -113,20 +139,21 @@ def encode_request(request: Request) -> bytes:
         record.keep.CopyFrom(to_duration(request.keep))
     if request.webhook is not None:
         record.webhook.CopyFrom(to_webhook(request.webhook))
-    return record.SerializeToString()
+    return record
 
 
-def decode_request(data: bytes) -> Request:
-    """The request of a record."""
-    record = record_pb2.RequestRecord.FromString(data)
+def _from_record(record: record_pb2.RequestRecord) -> Request:
+    state = word_of(from_state, record.state, "state")
     outcome = record.WhichOneof("outcome")
+    if state.terminal and outcome is None:
+        raise absent(record, "outcome")
     failure = record.failure
     return Request(
-        request_id=record.request_id,
-        owner=record.owner,
+        request_id=name_in(record.request_id, "request_id"),
+        owner=name_in(record.owner, "owner"),
         spec=to_spec(record.input, record.model_name),
-        state=from_state(record.state),
-        priority=from_priority(record.priority),
+        state=state,
+        priority=word_of(from_priority, record.priority, "priority"),
         runner_hint=record.runner_hint,
         create_time=from_timestamp(record.create_time),
         start_deadline=from_timestamp(record.start_deadline),
@@ -134,7 +161,7 @@ def decode_request(data: bytes) -> Request:
         end_time=from_timestamp(record.end_time),
         expire_time=from_timestamp(record.expire_time),
         attempt=record.attempt,
-        worker_id=record.worker_id,
+        worker_id=name_in(record.worker_id, "worker_id") if record.worker_id else "",
         sequence=record.sequence,
         steps_done=record.steps_done,
         total_steps=record.total_steps,
@@ -160,8 +187,16 @@ def encode_job(job: Job) -> bytes:
 
 def decode_job(data: bytes) -> Job:
     """The job of a message."""
-    job = record_pb2.Job.FromString(data)
-    return Job(job.request_id, job.owner, from_timestamp(job.start_deadline), job.model_name, job.num_images)
+    job = parse(record_pb2.Job, data)
+    if job.num_images < 1:
+        raise Unreadable(f"it is of {job.num_images} images")
+    return Job(
+        name_in(job.request_id, "request_id"),
+        name_in(job.owner, "owner"),
+        from_timestamp(job.start_deadline),
+        job.model_name,
+        job.num_images,
+    )
 
 
 def encode_event(event: Event) -> bytes:
@@ -180,19 +215,19 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(data: bytes) -> Event | None:
-    """The event of a message, or None if a newer release made it and it is not known here."""
-    message = record_pb2.Event.FromString(data)
+    """The event of a message, or None if it cannot be read, or a newer release made it and it is not known here: watchers can do without."""
     try:
+        message = parse(record_pb2.Event, data)
         body = _event_body(message)
-    except ValueError:  # a state or a level that is not known here
+        return None if body is None else Event(message.sequence, from_timestamp(message.event_time), body)
+    except Unreadable:
         return None
-    return None if body is None else Event(message.sequence, from_timestamp(message.event_time), body)
 
 
 def _event_body(message: record_pb2.Event) -> State | LogLine | Progress | PreviewImage | None:
     match message.WhichOneof("event"):
         case "state":
-            return from_state(message.state)
+            return word_of(from_state, message.state, "state")
         case "log":
             return from_log(message.log)
         case "progress":
@@ -219,9 +254,13 @@ def encode_announcement(announcement: Announcement) -> bytes:
 
 def decode_announcement(data: bytes) -> Announcement:
     """The announcement of a message."""
-    message = engine_pb2.WorkerAnnouncement.FromString(data)
+    message = parse(engine_pb2.WorkerAnnouncement, data)
+    if not is_address(message.address):
+        raise Unreadable("its address is none")
+    if not (0 <= message.seconds_per_image < math.inf) or message.capacity < 1:
+        raise Unreadable("a number in it cannot be")
     return Announcement(
-        worker_id=message.worker_id,
+        worker_id=name_in(message.worker_id, "worker_id"),
         address=message.address,
         models=tuple(message.models),
         capacity=message.capacity,

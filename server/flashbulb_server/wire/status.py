@@ -5,10 +5,11 @@ Knows google.rpc's messages but not the grpc package: workers, records and the a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from flashbulb_server import errors
@@ -17,6 +18,7 @@ from flashbulb_server.wire.times import from_duration, to_duration
 
 DOMAIN = "flashbulb"
 INTERNAL_REASON = "INTERNAL"
+_COUNT = re.compile(r"[0-9]{1,9}")
 _MAX_TEXT_BYTES = 512  # a status travels in trailers, of which gRPC clients take 8 KiB
 
 CODES: Mapping[type[errors.FlashbulbError], int] = {
@@ -64,11 +66,14 @@ def failure_status(failure: Failure) -> status_pb2.Status:
 
 
 def from_status(status: status_pb2.Status) -> errors.FlashbulbError:
-    """The error that another role of this service sent. EngineFailed if it is none of ours."""
+    """The error that another role of this service sent. EngineFailed if it is none of ours, or cannot be read."""
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-    for detail in status.details:
-        for message in (info, bad, retry):
-            detail.Unpack(message)
+    try:
+        for detail in status.details:
+            for message in (info, bad, retry):
+                detail.Unpack(message)
+    except DecodeError:
+        return errors.EngineFailed()
     leaf = _LEAVES.get(info.reason)
     if leaf is None:
         return errors.EngineFailed()
@@ -76,7 +81,8 @@ def from_status(status: status_pb2.Status) -> errors.FlashbulbError:
         violations = [errors.FieldViolation(v.field, v.description) for v in bad.field_violations]
         return errors.InvalidRequest(violations)
     if leaf is errors.RequestCancelled:
-        return errors.RequestCancelled(int(info.metadata["step"]), int(info.metadata["total_steps"]))
+        counts = [_COUNT.fullmatch(info.metadata[name]) for name in ("step", "total_steps")]
+        return errors.RequestCancelled(*(int(count[0]) if count else 0 for count in counts))
     error = leaf.__new__(leaf)
     wait = from_duration(retry.retry_delay) if retry.HasField("retry_delay") else None
     errors.FlashbulbError.__init__(error, status.message, metadata=info.metadata, retry_after=wait)

@@ -7,6 +7,10 @@ import math
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from flashbulb_server.wire.unreadable import Unreadable
+
+_END = 253_402_300_800  # of the year 9999, beyond which Timestamp means nothing
+
 
 def to_timestamp(seconds: float) -> Timestamp | None:
     """A timestamp to the nanosecond, or None for 0."""
@@ -18,7 +22,9 @@ def to_timestamp(seconds: float) -> Timestamp | None:
 
 
 def from_timestamp(timestamp: Timestamp) -> float:
-    """Unix seconds; 0 if it is absent."""
+    """Unix seconds; 0 if it is absent. Raises Unreadable for one that nobody writes."""
+    if not (0 <= timestamp.seconds < _END and 0 <= timestamp.nanos < 1_000_000_000):
+        raise Unreadable("a time in it is none")
     return timestamp.seconds + timestamp.nanos / 1e9
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from flashbulb.internal.v1 import record_pb2
 from flashbulb.v1 import queue_pb2
-from flashbulb_server.core.key_ring import Ring, SigningKey
+from flashbulb_server.core.key_ring import SEED_BYTES, Ring, SigningKey
 from flashbulb_server.core.requests import Request
-from flashbulb_server.core.webhooks import Attempt, DeliveryState, Webhook, host_of
+from flashbulb_server.core.webhooks import Attempt, DeliveryState, Webhook, has_target, host_of
 from flashbulb_server.wire.times import from_timestamp, to_timestamp
+from flashbulb_server.wire.unreadable import Unreadable, absent, name_in, parse, word_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,10 @@ def encode_webhook(message: WebhookMessage) -> bytes:
 
 
 def decode_webhook(data: bytes) -> WebhookMessage:
-    """The webhook of a message."""
-    message = record_pb2.WebhookMessage.FromString(data)
-    return WebhookMessage(message.request_id, message.owner, message.series, message.target)
+    """The webhook of a message. Raises Unreadable."""
+    message = parse(record_pb2.WebhookMessage, data)
+    request_id, owner = name_in(message.request_id, "request_id"), name_in(message.owner, "owner")
+    return WebhookMessage(request_id, owner, message.series, message.target)
 
 
 def encode_ring(ring: Ring) -> bytes:
@@ -48,11 +50,17 @@ def encode_ring(ring: Ring) -> bytes:
 
 
 def decode_ring(data: bytes) -> Ring:
-    """The signing keys of a record."""
-    return tuple(
-        SigningKey(key.seed, from_timestamp(key.create_time), from_timestamp(key.sign_time))
-        for key in record_pb2.SigningKeyRing.FromString(data).keys
-    )
+    """The signing keys of a record. Raises Unreadable."""
+    ring = parse(record_pb2.SigningKeyRing, data)
+    if not ring.keys:
+        raise absent(ring, "key")
+    return tuple(_to_key(key) for key in ring.keys)
+
+
+def _to_key(key: record_pb2.SigningKey) -> SigningKey:
+    if len(key.seed) != SEED_BYTES:
+        raise absent(key, "seed")
+    return SigningKey(key.seed, from_timestamp(key.create_time), from_timestamp(key.sign_time))
 
 
 def to_webhook(webhook: Webhook) -> record_pb2.Webhook:
@@ -68,10 +76,12 @@ def to_webhook(webhook: Webhook) -> record_pb2.Webhook:
 
 
 def from_webhook(webhook: record_pb2.Webhook) -> Webhook:
-    """The webhook of a record."""
+    """The webhook of a record. Raises Unreadable."""
+    if not has_target(webhook.url):
+        raise Unreadable("its webhook goes nowhere")
     return Webhook(
         url=webhook.url,
-        state=DeliveryState(queue_pb2.WebhookDelivery.State.Name(webhook.state).removeprefix("STATE_")),
+        state=word_of(from_delivery_state, webhook.state, "webhook.state"),
         series=webhook.series,
         failures=webhook.failures,
         next_attempt_time=from_timestamp(webhook.next_attempt_time),
@@ -82,6 +92,11 @@ def from_webhook(webhook: record_pb2.Webhook) -> Webhook:
 def to_delivery_state(state: DeliveryState) -> queue_pb2.WebhookDelivery.State.ValueType:
     """The state of a delivery as protobuf numbers it."""
     return queue_pb2.WebhookDelivery.State.Value(f"STATE_{state}")
+
+
+def from_delivery_state(number: queue_pb2.WebhookDelivery.State.ValueType) -> DeliveryState:
+    """The state of a number. ValueError if it is unspecified or unknown."""
+    return DeliveryState(queue_pb2.WebhookDelivery.State.Name(number).removeprefix("STATE_"))
 
 
 def to_attempt(attempt: Attempt) -> queue_pb2.WebhookAttempt:

@@ -20,6 +20,7 @@ from flashbulb_server.wire.inputs import to_spec
 from flashbulb_server.wire.outputs import output_fields, to_preview, to_progress
 from flashbulb_server.wire.status import to_status
 from flashbulb_server.wire.times import from_duration
+from flashbulb_server.wire.unreadable import Unreadable
 from flashbulb_server.worker.delivery import Delivery, Origin
 from flashbulb_server.worker.drawing import Drawing, Drawn
 from flashbulb_server.worker.engine import StepEngine
@@ -79,6 +80,8 @@ class Call:
                 self._go_on(self._gather(spec))
             else:
                 self._draw(spec, None)
+        except Unreadable as err:
+            self._fail(err.told("the input"))
         except Exception as err:  # noqa: BLE001  # the edge: every error gets a status
             self._fail(err)
 

@@ -21,8 +21,10 @@ from flashbulb_server.core.pipeline import Sources
 from flashbulb_server.core.requests import Failure, IllegalChange, LogLevel, Request, State
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import (
+    DataUnreadable,
     EngineFailed,
     FlashbulbError,
+    NewerRelease,
     RequestCancelled,
     RequestNotFound,
     StartTimeout,
@@ -49,6 +51,7 @@ _RECORD_WAIT = (
     60.0  # seconds to keep trying to write the outcome; then the lease is lost anyway and the job is another worker's
 )
 _RETRY_SECONDS = 0.2
+_NEWER_DOUBLINGS = 6  # a request of a newer release is tried again after 2, 4, 8 … 64 s, perhaps by a worker of that
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -198,6 +201,9 @@ class JobLoop:
         except (StoreUnavailable, _NotHere) as err:
             _log.warning("job given back", extra={"request_id": request_id, "problem": str(err)})
             await active.lease.give_back(delay=1.0)
+        except NewerRelease as err:
+            _log.warning("job left to a newer release", extra={"request_id": request_id, "problem": str(err)})
+            await active.lease.give_back(delay=2.0 ** min(active.lease.attempt, _NEWER_DOUBLINGS))
         except asyncio.CancelledError:
             await active.lease.give_back()
             raise
@@ -220,7 +226,7 @@ class JobLoop:
 
         try:
             _, active.request = await self._desk.records.change(job.owner, job.request_id, change)
-        except (RequestNotFound, IllegalChange):
+        except (RequestNotFound, IllegalChange, DataUnreadable):
             return False
         await self._announce(active.request)
         return active.request.state is State.RUNNING
@@ -329,7 +335,7 @@ class JobLoop:
             if not err.request.state.terminal:
                 raise _LeaseLost from err
             active.request = err.request  # ended by somebody else, or by us in a try whose answer was lost
-        except RequestNotFound:
+        except (RequestNotFound, DataUnreadable):
             return
         active.ended.set()
         await self._announce(active.started)

@@ -10,7 +10,7 @@ from flashbulb_server.api.polling import Polling
 from flashbulb_server.api.queueing import RequestView
 from flashbulb_server.core.ids import new_request_id
 from flashbulb_server.core.requests import Priority, Request, State
-from flashbulb_server.errors import RequestNotFound, StoreUnavailable
+from flashbulb_server.errors import NewerRelease, RequestNotFound, StoreUnavailable
 from tests.specs import make_spec
 
 ONE, OTHER = new_request_id(1.0), new_request_id(2.0)
@@ -35,6 +35,7 @@ class World:
         self.reads: list[tuple[str, bool]] = []
         self.ears: list[Ear] = []
         self.away = False
+        self.problem: Exception = StoreUnavailable("queue")
         self.gate: asyncio.Event | None = None
         self.polling = Polling(self, self, clock=lambda: self.now)
 
@@ -43,7 +44,7 @@ class World:
         if self.gate is not None:
             await self.gate.wait()
         if self.away:
-            raise StoreUnavailable("queue")
+            raise self.problem
         if owner != "me" or request_id not in self.states:
             raise RequestNotFound(request_id)
         state = self.states[request_id]
@@ -151,13 +152,14 @@ async def test_what_nobody_asks_for_is_forgotten(world):
     assert [ear.closed for ear in world.ears] == [True, False]
 
 
-async def test_an_outage_is_not_noticed_for_a_while(world):
+@pytest.mark.parametrize("problem", [StoreUnavailable("queue"), NewerRelease("it")], ids=["outage", "newer release"])
+async def test_what_soon_passes_is_not_noticed_for_a_while(world, problem):
     await world.poll()
-    world.away = True
+    world.away, world.problem = True, problem
     for world.now in (1.0, 10.0, 59.0):
         assert await world.poll() is State.RUNNING
     world.now = 200.0
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(type(problem)):
         await world.poll()
     world.away = False
     assert await world.poll() is State.RUNNING

@@ -75,7 +75,7 @@ class World:
 
     # records
     async def create(self, request: Request) -> Stored:
-        return await self.replace(Stored(request, 0), request)
+        return await self.replace(Stored(request, 0, b""), request)
 
     async def get(self, owner: str, request_id: str) -> Stored:
         await self.steps.turn()
@@ -91,7 +91,7 @@ class World:
         present = self.stored.get(request.request_id)
         if (present.revision if present else 0) != stored.revision:
             raise RevisionConflict
-        made = self.stored[request.request_id] = Stored(request, self._next())
+        made = self.stored[request.request_id] = Stored(request, self._next(), b"")
         return made
 
     async def forget(self, stored: Stored) -> bool:
@@ -162,7 +162,7 @@ class World:
             if job.request_id in self.stored:
                 stored = self.stored[job.request_id]
                 done = replace(stored.request, state=State.SUCCEEDED)
-                self.stored[job.request_id] = Stored(done, self._next())
+                self.stored[job.request_id] = Stored(done, self._next(), b"")
 
 
 async def run(seed: int, deaths: float) -> tuple[World, list[str]]:

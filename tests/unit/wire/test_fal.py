@@ -37,10 +37,12 @@ STATUSES = {
     "NO_WORKER": 503,
     "STORE_UNAVAILABLE": 503,
     "DRAINING": 503,
+    "NEWER_RELEASE": 503,
     "REQUEST_CANCELLED": 499,
     "START_TIMEOUT": 504,
     "ENGINE_FAILED": 500,
     "WORKER_LOST": 500,
+    "DATA_UNREADABLE": 500,
 }
 SENT_AGAIN = {408, 409, 429, 502, 503, 504}
 """Statuses after which one of fal's clients sends the call again."""

@@ -9,6 +9,7 @@ from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.generation import DrawnImage, GenerationResult, PreviewImage
 from flashbulb_server.core.requests import LogLevel, LogLine
 from flashbulb_server.wire.outputs import from_log, from_model, from_output, to_log, to_model, to_output, to_preview
+from flashbulb_server.wire.unreadable import Unreadable
 from tests.specs import make_spec
 
 IMAGE = DrawnImage(
@@ -52,7 +53,7 @@ def test_a_result_without_keys_comes_back():
 
 
 def test_keys_must_be_those_of_all_images():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(Unreadable, match="2 images under 1 keys"):
         from_output(travelled(RESULT), ("k/0.png",))
 
 

@@ -124,11 +124,17 @@ def test_an_event_comes_back_as_it_was(body):
         b"",
         record_pb2.Event(sequence=3).SerializeToString() + bytes([0xF2, 0x06, 0]),  # member 110
         record_pb2.Event(sequence=3, state=99).SerializeToString(),
-        record_pb2.Event(sequence=3, log={"level": 99}).SerializeToString(),
+        b"\xff",
     ],
 )
-def test_an_event_of_a_newer_release_is_none(data):
+def test_an_event_of_a_newer_release_and_a_damaged_one_are_none(data):
     assert decode_event(data) is None
+
+
+@pytest.mark.parametrize("level", [0, 99])
+def test_a_line_of_a_level_that_is_not_known_is_shown(level):
+    data = record_pb2.Event(sequence=3, log={"level": level, "message": "new"}).SerializeToString()
+    assert decode_event(data) == Event(3, 0.0, LogLine(0.0, LogLevel.INFO, "new"))
 
 
 @pytest.mark.parametrize("draining", [True, False])

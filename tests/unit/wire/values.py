@@ -83,11 +83,13 @@ ERRORS = (
     errors.WorkersBusy("all is busy", retry_after=0.25),
     errors.NoWorker(),
     errors.StoreUnavailable("files"),
+    errors.NewerRelease("the record of request 'r1'"),
     errors.Draining(),
     errors.RequestCancelled(2, 4),
     errors.StartTimeout(1.5),
     errors.EngineFailed("it broke"),
     errors.WorkerLost(3),
+    errors.DataUnreadable("the record of request 'r1'"),
 )
 """One of every class that is raised."""
 

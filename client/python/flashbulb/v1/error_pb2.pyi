@@ -76,6 +76,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the request has no webhook."""
     ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 25
     """RESOURCE_EXHAUSTED: the server serves as many calls as it may."""
+    ERROR_REASON_DATA_UNREADABLE: _ErrorReason.ValueType  # 26
+    """INTERNAL: what the server has stored is damaged; metadata `what` names it."""
+    ERROR_REASON_NEWER_RELEASE: _ErrorReason.ValueType  # 27
+    """UNAVAILABLE: a newer release of the server wrote it, as happens while releases change; metadata `what` names it. Another server may answer."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Machine-readable reasons of errors: `ErrorInfo.reason` of google.rpc.ErrorInfo with domain `flashbulb`, without the prefix
@@ -136,4 +140,8 @@ ERROR_REASON_NO_WEBHOOK: ErrorReason.ValueType  # 24
 """FAILED_PRECONDITION: the request has no webhook."""
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 25
 """RESOURCE_EXHAUSTED: the server serves as many calls as it may."""
+ERROR_REASON_DATA_UNREADABLE: ErrorReason.ValueType  # 26
+"""INTERNAL: what the server has stored is damaged; metadata `what` names it."""
+ERROR_REASON_NEWER_RELEASE: ErrorReason.ValueType  # 27
+"""UNAVAILABLE: a newer release of the server wrote it, as happens while releases change; metadata `what` names it. Another server may answer."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

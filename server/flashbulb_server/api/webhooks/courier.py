@@ -21,12 +21,13 @@ from flashbulb_server.core.delivery_lanes import Lanes
 from flashbulb_server.core.requests import IllegalChange, Request
 from flashbulb_server.core.tasks import task_group
 from flashbulb_server.core.webhooks import Attempt, DeliveryState, Verdict, Webhook
-from flashbulb_server.errors import RequestNotFound, StoreUnavailable
+from flashbulb_server.errors import DataUnreadable, NewerRelease, RequestNotFound, StoreUnavailable
 from flashbulb_server.messaging.records import RequestRecords
 from flashbulb_server.messaging.webhooks import WebhookConsumer, WebhookLease
 
 _EARLY_SECONDS = 0.02  # a message that comes so little before its time is not put back for it
 _RETRY_SECONDS = 0.5
+_NEWER_SECONDS = 10.0  # until one that is of a newer release comes again, perhaps to an api of that
 _log = logging.getLogger(__name__)
 
 
@@ -145,8 +146,10 @@ class Courier:
         due = lease.webhook
         try:
             request = (await self._records.get(due.owner, due.request_id)).request
-        except RequestNotFound:
+        except (RequestNotFound, DataUnreadable):
             return None
+        except NewerRelease:
+            return _NEWER_SECONDS
         if request.webhook is None or not request.owes_webhook or request.webhook.series != due.series:
             return None
         early = request.webhook.next_attempt_time - self._clock()
@@ -184,7 +187,7 @@ class Courier:
             except StoreUnavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            except (RequestNotFound, IllegalChange):
+            except (RequestNotFound, IllegalChange, DataUnreadable, NewerRelease):
                 return None
             _log.info(
                 "webhook %s",

@@ -24,14 +24,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from flashbulb_server.config import WebhookSettings
 from flashbulb_server.core import key_ring
-from flashbulb_server.core.key_ring import Ring, SigningKey
-from flashbulb_server.errors import Misconfigured, StoreUnavailable
+from flashbulb_server.core.key_ring import SEED_BYTES, Ring, SigningKey
+from flashbulb_server.errors import Misconfigured, NewerRelease, StoreUnavailable
 from flashbulb_server.messaging.signing import SigningKeys
 
 JWKS_MAX_AGE = 3600
 """Seconds that receivers are told to keep the keys."""
 _FOLLOW_SECONDS = 60.0
-_SEED_BYTES = 32
 _PEM = re.compile(rb"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----", re.S)
 _log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Signer:
 
     @classmethod
     async def open(cls, settings: WebhookSettings, keys: SigningKeys, *, clock: Callable[[], float]) -> Signer:
-        """With the keys of the settings' file, or with those in NATS. Raises Misconfigured, StoreUnavailable."""
+        """With the keys of the settings' file, or with those in NATS. Raises Misconfigured, StoreUnavailable, NewerRelease."""
         if settings.signing_keys_file is not None:
             return cls(read_pem(settings.signing_keys_file), None, 0.0, clock)
         rotate_seconds = settings.rotate_days * 86_400.0
@@ -61,8 +60,8 @@ class Signer:
             await asyncio.sleep(_FOLLOW_SECONDS)
             try:
                 await self._follow(self._keys)
-            except StoreUnavailable:
-                _log.warning("signing keys not read: the queue is away")
+            except (StoreUnavailable, NewerRelease) as err:  # those at hand will do
+                _log.warning("signing keys not read", extra={"problem": str(err)})
 
     def sign(self, message: bytes) -> str:
         """The Ed25519 signature in hex."""
@@ -74,7 +73,7 @@ class Signer:
         return {"keys": [_jwk(key) for key in key_ring.published(self._ring, self._clock())]}
 
     async def _follow(self, keys: SigningKeys) -> None:
-        now, fresh = self._clock(), secrets.token_bytes(_SEED_BYTES)
+        now, fresh = self._clock(), secrets.token_bytes(SEED_BYTES)
 
         def change(ring: Ring | None) -> Ring:
             if ring is None:
@@ -97,7 +96,7 @@ async def change_keys(keys: SigningKeys, wanted: KeyChange, *, now: float) -> Ri
 
     Running apis follow within a minute. Raises StoreUnavailable.
     """
-    fresh = secrets.token_bytes(_SEED_BYTES)
+    fresh = secrets.token_bytes(SEED_BYTES)
 
     def change(ring: Ring | None) -> Ring:
         if ring is None or wanted is KeyChange.REVOKE:
