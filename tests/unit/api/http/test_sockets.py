@@ -15,6 +15,13 @@ from websockets.frames import Frame, Opcode
 from flashbulb_server.api.http.sockets import SocketProtocol
 from flashbulb_server.core.tasks import task_group
 
+MIB = 1 << 20
+PARTS = [Opcode.BINARY] + [Opcode.CONT] * 14
+GREETING = (
+    b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
 
 class Echo:
     """Says back what it hears; when told to end, it says so and closes in its own words."""
@@ -40,22 +47,27 @@ class Echo:
             await send({"type": "websocket.send", "text": message["text"]})
 
 
-@pytest.fixture
-async def serving() -> AsyncIterator[tuple[Echo, uvicorn.Server, int]]:
-    app = Echo()
+async def running(app: Echo) -> AsyncIterator[tuple[Echo, uvicorn.Server, int]]:
+    """A server of the app, and its port."""
     server = uvicorn.Server(
         uvicorn.Config(app, ws=SocketProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
     )
     server.capture_signals = contextless  # type: ignore[method-assign]
     with socket.create_server(("127.0.0.1", 0)) as bound:
         async with task_group() as tasks:
-            running = tasks.create_task(server.serve(sockets=[bound]))
+            serving = tasks.create_task(server.serve(sockets=[bound]))
             while not server.started:
                 await asyncio.sleep(0.01)
             yield app, server, bound.getsockname()[1]
             app.end.set()
             server.should_exit = True
-            await asyncio.wait([running])
+            await asyncio.wait([serving])
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[tuple[Echo, uvicorn.Server, int]]:
+    async for found in running(Echo()):
+        yield found
 
 
 class contextless:  # stands for a method
@@ -103,3 +115,52 @@ async def test_the_session_says_the_last_word_when_the_server_ends(serving: tupl
         app.end.set()
         assert await ws.recv() == "the end"
         assert await closed(ws) == (1000, "told")
+
+
+class Refusing(Echo):
+    """Has its reasons, and asks for nothing."""
+
+    async def __call__(self, scope, receive, send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": "the reason"})
+        await send({"type": "websocket.close", "code": 1000, "reason": "refused"})
+
+
+@pytest.fixture
+async def refusing() -> AsyncIterator[int]:
+    async for _, _, port in running(Refusing()):
+        yield port
+
+
+async def test_who_is_refused_is_told_and_the_connection_is_gone(refusing: int) -> None:
+    async with connect(f"ws://127.0.0.1:{refusing}", proxy=None) as ws:
+        assert await ws.recv() == "the reason"
+        assert await closed(ws) == (1000, "refused")
+        async with asyncio.timeout(5):
+            await ws.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [[Frame(Opcode.BINARY, bytes(15 * MIB))], [Frame(op, bytes(MIB), fin=False) for op in PARTS]],
+    ids=["a frame", "parts of a message"],
+)
+async def test_nothing_is_read_of_who_is_refused(refusing: int, frames: list[Frame]) -> None:
+    """More than a connection holds by itself, and less than a frame may have."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", refusing)
+    writer.write(GREETING)
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            for frame in frames:
+                writer.write(frame.serialize(mask=True))
+                await writer.drain()
+    writer.close()
+
+
+async def test_frames_that_come_with_the_greeting_are_heard(serving: tuple[Echo, uvicorn.Server, int]) -> None:
+    async with connect(f"ws://127.0.0.1:{serving[2]}", proxy=None) as ws:
+        for number in range(20):
+            await ws.send(str(number))
+        assert [await ws.recv() for _ in range(20)] == [str(number) for number in range(20)]
