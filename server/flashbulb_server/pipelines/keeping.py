@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def fingerprint(path: Path) -> str:
     Raises OSError.
     """
     size = path.stat().st_size
-    digest = blake2b(str(size).encode(), digest_size=20)
+    digest = sha256(str(size).encode())
     with path.open("rb") as file:
         if size <= READ_WHOLE:
             while block := file.read(2**20):
@@ -134,4 +134,4 @@ def fingerprint(path: Path) -> str:
 
 def key_of(parts: object) -> str:
     """The key of something that was made of `parts`, which must be JSON."""
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=20).hexdigest()
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
