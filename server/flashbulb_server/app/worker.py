@@ -70,7 +70,6 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         delivery = await stack.enter_async_context(
             Delivery(
                 files,
-                models,
                 keep_seconds=settings.queue.keep_seconds,
                 url_seconds=settings.files.url_seconds,
             )

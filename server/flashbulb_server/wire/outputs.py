@@ -36,6 +36,7 @@ def output_fields(
         "resolved_input": resolved or to_input(result.spec, echo=True),
         "fidelity": _FIDELITIES[result.fidelity],
         "mean_batch_size": result.mean_batch_size,
+        "backend": result.backend,
         "model_name": result.spec.model_name,
     }
 
@@ -50,6 +51,7 @@ def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] =
         fidelity=generation_pb2.Fidelity.Name(output.fidelity).removeprefix("FIDELITY_"),
         mean_batch_size=output.mean_batch_size,
         timings=dict(output.timings),
+        backend=output.backend,
     )
 
 
