@@ -66,7 +66,7 @@ class Once:
 
 def _run(method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Runs it as it was recorded: torch would otherwise spend the first calls on making it faster, and gain nothing."""
-    with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         return method(*inputs)
 
 
