@@ -69,7 +69,7 @@ def apple(**fields: object) -> input_pb2.GenerationInput:
 
 
 class RunningService:
-    """A service in a folder. `settings` are FLASHBULB_* variables without the prefix, such as QUEUE__MAX_REQUESTS."""
+    """A service in a folder. `settings` are FLASHBULB_* variables without the prefix, such as QUEUE__MAX_REQUESTS; None leaves one unset."""
 
     module = "flashbulb_server.cli"
 
@@ -84,6 +84,8 @@ class RunningService:
             "FLASHBULB_WORKER__BACKEND": "eager",  # starts in a third of the time; the run's own service takes what users get
             **{f"FLASHBULB_{name}": str(value) for name, value in settings.items()},
         }
+        for name in (name for name, value in settings.items() if value is None):
+            del self._environment[f"FLASHBULB_{name}"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -229,8 +229,8 @@ class WorkerSettings(_Part):
     cache_dir: Path | None = Field(
         None,
         description="Folder for networks that OpenVINO has compiled, so that a worker that starts again is ready in a third of the time; "
-        "several workers may share it. Up to ten times the weights of a small model, twice those of a large one. Default: `cache` in the "
-        "data folder of `serve`, and none elsewhere.",
+        "several workers may share it. Takes about ten times the bytes of a small model's weights, once those of a large one's. Default: `cache` "
+        "in the data folder of `serve`, else `flashbulb` in the user's folder of caches (`XDG_CACHE_HOME` or `~/.cache`).",
     )
     allow_private_urls: bool = Field(
         False,
@@ -337,6 +337,15 @@ def load(flags: Mapping[str, Mapping[str, str]] | None = None) -> Settings:
 def _names(part: object) -> Mapping[str, object]:
     assert isinstance(part, type) and issubclass(part, BaseModel)
     return part.model_fields
+
+
+def user_cache() -> Path | None:
+    """The user's folder for what can be made again, as of the XDG base directory specification. None for a user without a home."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "flashbulb"
+    except RuntimeError:
+        return None
 
 
 def environment() -> dict[str, str]:

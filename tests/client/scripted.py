@@ -275,6 +275,7 @@ def output(
         mean_batch_size=1.5,
         request_id="mine",
         model_name="flashbulb/tiny",
+        backend="torch cpu float32",
     )
 
 

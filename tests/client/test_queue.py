@@ -52,6 +52,7 @@ async def test_subscribe_submits_watches_and_answers(client, server):
     assert result.resolved_input == flashbulb.TextToImage("a red apple", seed=7)
     assert (result.fidelity, result.mean_batch_size, result.timings["wait"]) == ("exact", 1.5, 0.01)
     assert (result.model_name, result.stand_in_for) == ("flashbulb/tiny", "")
+    assert result.backend == "torch cpu float32"
     assert result.has_nsfw_concepts == (False, False)
 
 

@@ -22,7 +22,7 @@ async def test_a_prompt_becomes_a_picture(fal: Fal) -> None:
     assert answer.status_code == 200
     assert set(output) == {
         *("images", "timings", "seed", "has_nsfw_concepts", "prompt"),
-        *("model_name", "fidelity", "request_id"),
+        *("model_name", "fidelity", "backend", "request_id"),
     }
     (image,) = output["images"]
     assert (picture(image).format, picture(image).size) == ("PNG", (128, 128))

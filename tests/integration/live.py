@@ -105,7 +105,7 @@ async def open_worker(
     async with (
         StepEngine({pipeline.info.name: pipeline}, capacity=capacity) as engine,
         Inputs(files, models, allow_private_urls=False) as inputs,
-        Delivery(files, models, keep_seconds=60, url_seconds=60) as delivery,
+        Delivery(files, keep_seconds=60, url_seconds=60) as delivery,
         AsyncExitStack() as stack,
     ):
         servicer = EngineServicer(engine, inputs, delivery)

@@ -94,7 +94,7 @@ async def open_worker(
     async with (
         StepEngine({name: drawing}, capacity=capacity) as engine,
         Inputs(files, {name: drawing.info}, allow_private_urls=True) as inputs,
-        Delivery(files, {name: drawing.info}, keep_seconds=3600, url_seconds=60) as delivery,
+        Delivery(files, keep_seconds=3600, url_seconds=60) as delivery,
         JobConsumer.open(queue.nc, [pool]) as consumer,
     ):
         desk = Desk(consumer, queue.records, queue.events, engine, inputs, delivery, queue.webhooks)

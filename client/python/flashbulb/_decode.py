@@ -53,6 +53,7 @@ def result(message: generation_pb2.GenerationOutput, request_id: str) -> results
         request_id=request_id,
         label=message.request_id,
         model_name=message.model_name,
+        backend=message.backend,
     )
 
 
@@ -151,6 +152,7 @@ def frame(message: realtime_pb2.OutputFrame, frame_id: int, latency: float, supe
         has_nsfw_concepts=tuple(message.has_nsfw_concepts),
         fidelity=_enum(generation_pb2.Fidelity.DESCRIPTOR, message.fidelity),
         model_name=message.model_name,
+        backend=message.backend,
     )
 
 

@@ -16,7 +16,7 @@ class Frame:
 
     `frame_id` is what `send` answered. `age` is the span from the frame's arrival at the server to its answer, `latency` that from
     `send` to the arrival here. `superseded` counts the frames that were not drawn since the last picture because a newer one came,
-    here or at the server. `timings`, `has_nsfw_concepts`, `fidelity` and `model_name` are those of a Result.
+    here or at the server. `timings`, `has_nsfw_concepts`, `fidelity`, `model_name` and `backend` are those of a Result.
     """
 
     frame_id: int
@@ -29,6 +29,7 @@ class Frame:
     has_nsfw_concepts: tuple[bool, ...]
     fidelity: str
     model_name: str = ""
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,8 +98,9 @@ class Result:
     `timings` are seconds by stage. `has_nsfw_concepts` says of every picture whether the safety checker flagged it; such a picture is
     black. `resolved_input` given again draws the same pictures; None for an endpoint that this version of the package does not know.
     `fidelity` is `exact`, `close` or `approx`. `mean_batch_size` is the mean number of pictures that shared a network call with these.
-    `request_id` is the queue's, empty for a direct call; `label` is the input's own `request_id`. `model_name` is the model that drew; empty
-    from a server of an earlier release. `stand_in_for` is the model that was asked for, where another one drew in its place.
+    `request_id` is the queue's, empty for a direct call; `label` is the input's own `request_id`. `model_name` is the model that drew, and
+    `backend` what ran its networks; both are empty from a server of an earlier release. `stand_in_for` is the model that was asked for, where
+    another one drew in its place.
     """
 
     images: tuple[Image, ...]
@@ -113,6 +114,7 @@ class Result:
     request_id: str = ""
     label: str = ""
     model_name: str = ""
+    backend: str = ""
 
     @property
     def stand_in_for(self) -> str:

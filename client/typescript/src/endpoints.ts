@@ -42,6 +42,8 @@ export interface Output {
   model_name: string;
   /** How close the pictures are to diffusers' own pipeline: `EXACT`, `CLOSE` or `APPROX`. */
   fidelity: string;
+  /** What ran the networks: `openvino cpu float32`. */
+  backend: string;
   /** The input's own label, if it had one. */
   request_id?: string;
 }

@@ -6,15 +6,18 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashbulb_server.app.checks import check_worker
+from flashbulb_server.app.compiling import Beside, compile_beside
 from flashbulb_server.app.process import Addresses, background, connection, run_role, until_drained
-from flashbulb_server.config import Settings, WorkerSettings
+from flashbulb_server.config import Settings, WorkerSettings, user_cache
 from flashbulb_server.core.pipeline import StepPipeline
+from flashbulb_server.core.tasks import task_group
 from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.dead_letters import DeadLetters
 from flashbulb_server.messaging.events import EventBus
@@ -30,6 +33,9 @@ from flashbulb_server.worker.engine import StepEngine
 from flashbulb_server.worker.inputs import Inputs
 from flashbulb_server.worker.jobs import Desk, JobLoop
 from flashbulb_server.worker.server import EngineServicer, serve_engine
+
+if TYPE_CHECKING:
+    from flashbulb_server.pipelines.loading import Loader
 
 _ANNOUNCE_SECONDS = 1.0
 _MODELS_SECONDS = 3600.0
@@ -52,13 +58,15 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
     """
     check_worker(settings)
     worker_id = secrets.token_hex(6)
-    pipelines = await asyncio.to_thread(load or _load_models, settings.worker)
     async with AsyncExitStack() as stack:
-        files = await stack.enter_async_context(FileStore(settings.files))
-        nc = await stack.enter_async_context(connection(settings, f"flashbulb-worker-{worker_id}"))
-        js = nc.jetstream()
+        async with task_group() as tasks:  # most of it is waiting for others, while the models are loaded
+            loading = tasks.create_task(asyncio.to_thread(_load, settings, load))
+            files = await stack.enter_async_context(FileStore(settings.files))
+            nc = await stack.enter_async_context(connection(settings, f"flashbulb-worker-{worker_id}"))
+            js = nc.jetstream()
+            await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
+        pipelines, unfinished = loading.result()
         dead = DeadLetters(js)
-        await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
         engine = await stack.enter_async_context(
             StepEngine(
                 pipelines,
@@ -74,7 +82,6 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         delivery = await stack.enter_async_context(
             Delivery(
                 files,
-                models,
                 keep_seconds=settings.queue.keep_seconds,
                 url_seconds=settings.files.url_seconds,
             )
@@ -97,19 +104,42 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         await stack.enter_async_context(herald.hear_cancellations(worker_id, jobs.stop_request))
         voice = _Voice(herald, engine, worker_id, settings.worker.advertise or address)
         await voice.introduce()
-        await stack.enter_async_context(background(voice.run()))
+        await stack.enter_async_context(background(voice.run(), *_finishing(unfinished, engine, settings, stack)))
         stack.callback(voice.drain)
         await stack.enter_async_context(until_drained(jobs, settings.worker.drain_seconds))
         yield Addresses(address)
 
 
-def _load_models(settings: WorkerSettings) -> Mapping[str, StepPipeline[Any]]:
+@dataclass(frozen=True, slots=True)
+class _Unfinished:
+    """Models that torch draws until their networks are compiled."""
+
+    loader: Loader
+    names: Sequence[str]
+
+
+def _load(settings: Settings, load: Load | None) -> tuple[Mapping[str, StepPipeline[Any]], _Unfinished | None]:
+    if load is not None:
+        return load(settings.worker), None
     from flashbulb_server.pipelines.devices import choose_device  # torch
 
-    choose_device(settings.device)  # so that a missing one is told before diffusers is imported
-    from flashbulb_server.pipelines.loading import load_models
+    choose_device(settings.worker.device)  # so that a missing one is told before diffusers is imported
+    from flashbulb_server.pipelines.loading import Loader
 
-    return load_models(settings)
+    wanted = settings.worker
+    loader = Loader(wanted.model_copy(update={"cache_dir": wanted.cache_dir or user_cache()}))
+    pipelines, names = loader.load_at_once()
+    return pipelines, _Unfinished(loader, names) if names else None
+
+
+def _finishing(
+    unfinished: _Unfinished | None, engine: StepEngine, settings: Settings, stack: AsyncExitStack
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What is to run beside the drawing, if anything. `stack`: removes what it leaves behind."""
+    if unfinished is not None:
+        beside = Beside()
+        stack.callback(beside.remove)
+        yield compile_beside(engine, unfinished.loader, unfinished.names, settings, beside.path)
 
 
 class _Voice:
@@ -133,14 +163,15 @@ class _Voice:
 
     async def run(self) -> None:
         """Announces until it is cancelled."""
-        said_models = time.monotonic()
+        said, said_models = self._engine.models, time.monotonic()
         while True:
             await asyncio.sleep(_ANNOUNCE_SECONDS)
             if self._engine.broken:
                 raise RuntimeError("the step engine is broken; the process must be replaced")
             try:
-                if time.monotonic() - said_models > _MODELS_SECONDS:
-                    await self._herald.announce_models(self._engine.models)
+                if self._engine.models != said or time.monotonic() - said_models > _MODELS_SECONDS:
+                    said = self._engine.models
+                    await self._herald.announce_models(said)
                     said_models = time.monotonic()
                 await self._herald.announce(self._announcement())
             except StoreUnavailable:

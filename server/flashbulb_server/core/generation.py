@@ -174,7 +174,7 @@ class DrawnImage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What a worker made of a spec. `timings` in seconds by stage."""
+    """What a worker made of a spec. `timings` in seconds by stage. `backend`: what ran the networks; empty where a worker did not say."""
 
     spec: GenerationSpec
     images: tuple[DrawnImage, ...]
@@ -182,6 +182,7 @@ class GenerationResult:
     fidelity: str
     mean_batch_size: float
     timings: Mapping[str, float] = field(default_factory=dict)
+    backend: str = ""
 
 
 @dataclass(frozen=True, slots=True)

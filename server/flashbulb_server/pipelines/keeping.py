@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from hashlib import blake2b
+from hashlib import sha256
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -39,30 +39,32 @@ _LIST = "files.json"
 class Cache:
     """`folder` is made when something is kept, for the owner only; None keeps nothing. `clock` gives unix seconds."""
 
-    def __init__(self, folder: Path | None, *, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path | None, *more: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folders = (*(() if folder is None else (folder,)), *more)
         self._clock = clock
+
+    def or_in(self, folder: Path) -> Cache:
+        """The same, but for another folder that is used where the first is of no use."""
+        return Cache(None, *self._folders, folder, clock=self._clock)
 
     @property
     def works(self) -> bool:
         """Whether there is a folder."""
-        return self._folder is not None
+        return bool(self._folders)
 
     def find(self, key: str) -> Path | None:
         """The folder of an entry, which is whole."""
-        if self._folder is None:
+        return next((entry for folder in self._folders if (entry := self._whole(folder / key))), None)
+
+    def _whole(self, entry: Path) -> Path | None:
+        if not entry.exists():
             return None
-        entry = self._folder / key
         try:
             listed = json.loads((entry / _LIST).read_text())
             if {name: fingerprint(entry / name) for name in listed} != listed:
                 raise ValueError("its files are not those that were kept")
-        except FileNotFoundError as err:
-            if entry.exists():
-                self.discard(key, err)
-            return None
-        except (OSError, ValueError) as err:
-            self.discard(key, err)
+        except (OSError, ValueError, AttributeError, TypeError) as err:
+            self._throw_away(entry, err)
             return None
         with suppress(OSError):  # it may be read only
             os.utime(entry, (self._clock(),) * 2)
@@ -70,32 +72,36 @@ class Cache:
 
     def keep(self, key: str, write: Callable[[Path], None]) -> None:
         """Adds an entry: the files that `write` makes in a folder. What is there already stays."""
-        if self._folder is None:
-            return
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._tidy()
-            with tempfile.TemporaryDirectory(prefix=".", dir=self._folder, ignore_cleanup_errors=True) as made:
-                path = Path(made) / key
-                path.mkdir()
-                write(path)
-                listed = {file.name: fingerprint(file) for file in path.iterdir()}
-                (path / _LIST).write_text(json.dumps(listed))
-                _put(path, self._folder / key)
-        except Exception as err:  # noqa: BLE001  # a full disk is told by each library in its own way, and none is worth a worker
-            logger.warning("compiled networks cannot be kept", extra={"folder": str(self._folder), "problem": str(err)})
+        for folder in self._folders:
+            try:
+                return self._add(folder, key, write)
+            except Exception as err:  # noqa: BLE001  # a full disk is told by each library in its own way, and none is worth a worker
+                logger.warning("compiled networks cannot be kept", extra={"folder": str(folder), "problem": str(err)})
+
+    def _add(self, folder: Path, key: str, write: Callable[[Path], None]) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._tidy(folder)
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder, ignore_cleanup_errors=True) as made:
+            path = Path(made) / key
+            path.mkdir()
+            write(path)
+            (path / _LIST).write_text(json.dumps({file.name: fingerprint(file) for file in path.iterdir()}))
+            _put(path, folder / key)
 
     def discard(self, key: str, reason: Exception) -> None:
         """Throws an entry away that is of no use. Those who read it go on reading."""
-        if self._folder is not None:
-            logger.warning("compiled networks are thrown away", extra={"entry": key, "problem": str(reason)[:300]})
-            shutil.rmtree(self._folder / key, ignore_errors=True)
+        for folder in self._folders:
+            if (folder / key).exists():
+                self._throw_away(folder / key, reason)
 
-    def _tidy(self) -> None:
+    def _throw_away(self, entry: Path, reason: Exception) -> None:
+        logger.warning("compiled networks are thrown away", extra={"entry": str(entry), "problem": str(reason)[:300]})
+        shutil.rmtree(entry, ignore_errors=True)
+
+    def _tidy(self, folder: Path) -> None:
         """Throws away what nobody has used for long, and what was left half written."""
-        assert self._folder is not None
         used: list[tuple[float, Path]] = []
-        for path in self._folder.iterdir():
+        for path in folder.iterdir():
             with suppress(FileNotFoundError):  # another process tidies as well
                 used.append((self._clock() - path.stat().st_mtime, path))
         entries = sorted(item for item in used if not item[1].name.startswith("."))
@@ -120,7 +126,7 @@ def fingerprint(path: Path) -> str:
     Raises OSError.
     """
     size = path.stat().st_size
-    digest = blake2b(str(size).encode(), digest_size=20)
+    digest = sha256(str(size).encode())
     with path.open("rb") as file:
         if size <= READ_WHOLE:
             while block := file.read(2**20):
@@ -134,4 +140,4 @@ def fingerprint(path: Path) -> str:
 
 def key_of(parts: object) -> str:
     """The key of something that was made of `parts`, which must be JSON."""
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=20).hexdigest()
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]

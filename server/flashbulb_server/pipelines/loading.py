@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,34 +53,92 @@ class UnusableFolder(Misconfigured):
         super().__init__(f"{variable}: {folder}: {problem}")
 
 
-def load_models(settings: WorkerSettings) -> dict[str, StepPipeline[Any]]:
-    """Every model of the settings by name, each warmed up; sets torch's threads for the process.
+class Loader:
+    """Loads the models of the settings, each warmed up; sets torch's threads for the process. `kept`: in place of `worker.cache_dir`.
 
-    Raises UnusableFolder for the first folder that cannot be loaded, Misconfigured for settings that contradict each other.
+    Raises UnusableFolder for a safety checker that cannot be loaded, Misconfigured for settings that contradict each other.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device)
-    target = Target(
-        device, choose_dtype(settings.dtype, device), settings.backend, settings.threads, quantize=settings.quantize
-    )
-    if unknown := settings.tiny_decoders.keys() - settings.models.keys():
-        raise Misconfigured(
-            f"FLASHBULB_WORKER__TINY_DECODERS names {', '.join(sorted(unknown))}, which FLASHBULB_WORKER__MODELS does not"
-        )
-    checkers = _checkers(settings, device)
-    kept = Cache(settings.cache_dir)
-    models: dict[str, StepPipeline[Any]] = {}
-    if settings.embedded_model:
-        models[EMBEDDED_MODEL] = load_embedded(target, kept)
-    for name, folder in settings.models.items():
-        models[name] = load_folder(name, folder, target, checkers, settings.tiny_decoders.get(name), kept)
-    return models
+
+    def __init__(self, settings: WorkerSettings, kept: Cache | None = None) -> None:
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self._settings = settings
+        device = choose_device(settings.device)
+        dtype = choose_dtype(settings.dtype, device)
+        if unknown := settings.tiny_decoders.keys() - settings.models.keys():
+            raise Misconfigured(
+                f"FLASHBULB_WORKER__TINY_DECODERS names {', '.join(sorted(unknown))}, which FLASHBULB_WORKER__MODELS does not"
+            )
+        self._target = Target(device, dtype, settings.backend, settings.threads, quantize=settings.quantize)
+        self._checkers = _checkers(settings, device)
+        self._kept = kept or Cache(settings.cache_dir)
+        own = {EMBEDDED_MODEL: Source(EMBEDDED_FOLDER)} if settings.embedded_model else {}
+        more = {name: Source(path, settings.tiny_decoders.get(name)) for name, path in settings.models.items()}
+        self._sources = {**own, **more}
+
+    def load(self) -> dict[str, StepPipeline[Any]]:
+        """Every model by name. Raises UnusableFolder for the first folder that cannot be loaded."""
+        return {
+            name: self._pipeline(name, open_model(source, self._target, self._kept))
+            for name, source in self._sources.items()
+        }
+
+    def load_at_once(self) -> tuple[dict[str, StepPipeline[Any]], list[str]]:
+        """Every model by name, and the names of those that torch draws until their networks are compiled. Raises UnusableFolder."""
+        if not self._target.may_wait:
+            return self.load(), []
+        models: dict[str, StepPipeline[Any]] = {}
+        unfinished: list[str] = []
+        for name, source in self._sources.items():
+            model = find_model(source, self._target, self._kept)
+            if model is None:
+                unfinished.append(name)
+                model = open_model(source, replace(self._target, backend="eager"), NOWHERE)
+            models[name] = self._pipeline(name, model)
+        return models, unfinished
+
+    def only(self, names: Collection[str]) -> WorkerSettings:
+        """The settings, of some models alone and without safety checkers."""
+        settings = self._settings
+        models = {name: folder for name, folder in settings.models.items() if name in names}
+        decoders = {name: folder for name, folder in settings.tiny_decoders.items() if name in names}
+        embedded = EMBEDDED_MODEL in names
+        changes = {"models": models, "tiny_decoders": decoders, "embedded_model": embedded, "safety_checkers": {}}
+        return settings.model_copy(update=changes)
+
+    def find(self, name: str, beside: Path) -> StepPipeline[Any] | None:
+        """A model whose networks were compiled meanwhile. `beside`: where they are if `worker.cache_dir` cannot be written to."""
+        model = find_model(self._sources[name], self._target, self._kept.or_in(beside))
+        return None if model is None else self._pipeline(name, model)
+
+    def _pipeline(self, name: str, model: Model) -> LatentConsistencyPipeline:
+        return _embedded(model) if name == EMBEDDED_MODEL else _of_folder(name, model, self._checkers)
+
+
+def load_models(settings: WorkerSettings, kept: Cache | None = None) -> dict[str, StepPipeline[Any]]:
+    """Every model of the settings by name, run by what is to run it in the end. Raises and takes what Loader does."""
+    return Loader(settings, kept).load()
 
 
 def load_embedded(target: Target, kept: Cache = NOWHERE) -> LatentConsistencyPipeline:
-    """The model inside this package. It draws one square size of things that nobody minds; other sizes are resampled from that."""
-    model = _opened(EMBEDDED_FOLDER, target, kept)
+    """The model inside this package. `kept`: where its compiled networks are, or will be, kept."""
+    return _embedded(open_model(Source(EMBEDDED_FOLDER), target, kept))
+
+
+def load_folder(
+    name: str,
+    folder: Path,
+    target: Target,
+    checkers: Mapping[str, SafetyChecker],
+    tiny_decoder: Path | None = None,
+    kept: Cache = NOWHERE,
+) -> LatentConsistencyPipeline:
+    """A latent consistency model in diffusers layout, and a tiny autoencoder to decode with. Raises UnusableFolder."""
+    return _of_folder(name, open_model(Source(folder, tiny_decoder), target, kept), checkers)
+
+
+def _embedded(model: Model) -> LatentConsistencyPipeline:
+    """It draws one square size of things that nobody minds; other sizes are resampled from that."""
     info = ModelInfo(
         name=EMBEDDED_MODEL,
         endpoints=LATENT_CONSISTENCY_ENDPOINTS,
@@ -93,17 +152,7 @@ def load_embedded(target: Target, kept: Cache = NOWHERE) -> LatentConsistencyPip
     return _warm(LatentConsistencyPipeline(model, info, {}))
 
 
-def load_folder(
-    name: str,
-    folder: Path,
-    target: Target,
-    checkers: Mapping[str, SafetyChecker],
-    tiny_decoder: Path | None = None,
-    kept: Cache = NOWHERE,
-) -> LatentConsistencyPipeline:
-    """A latent consistency model in diffusers layout, and a tiny autoencoder to decode with. `kept`: where its compiled networks are, or
-    will be, kept. Raises UnusableFolder."""
-    model = _opened(folder, target, kept, tiny_decoder)
+def _of_folder(name: str, model: Model, checkers: Mapping[str, SafetyChecker]) -> LatentConsistencyPipeline:
     info = ModelInfo(
         name=name,
         endpoints=LATENT_CONSISTENCY_ENDPOINTS,
@@ -117,11 +166,28 @@ def load_folder(
     return _warm(LatentConsistencyPipeline(model, info, checkers))
 
 
-def _opened(folder: Path, target: Target, kept: Cache, tiny_decoder: Path | None = None) -> Model:
-    """The model as it was kept, or made of its networks and kept from now on."""
-    key = restoring.key(target, folder, tiny_decoder) if kept.works and target.kind == "openvino" else None
-    model = None if key is None else restoring.restore(kept, key, target)
-    return model or _made(folder, target, tiny_decoder, None if key is None else partial(kept.keep, key))
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a model is made of: folders in diffusers layout."""
+
+    folder: Path
+    tiny_decoder: Path | None = None
+
+
+def find_model(source: Source, target: Target, kept: Cache) -> Model | None:
+    """The model with its networks as they were compiled for the target and kept."""
+    if not kept.works or target.kind != "openvino":
+        return None
+    return restoring.restore(kept, restoring.key(target, source.folder, source.tiny_decoder), target)
+
+
+def open_model(source: Source, target: Target, kept: Cache) -> Model:
+    """The model as it was kept, or made of its networks and kept from now on. Raises UnusableFolder."""
+    found = find_model(source, target, kept)
+    if found is not None:
+        return found
+    key = restoring.key(target, source.folder, source.tiny_decoder) if kept.works else ""
+    return _made(source.folder, target, source.tiny_decoder, partial(kept.keep, key) if key else None)
 
 
 def _made(folder: Path, target: Target, tiny_decoder: Path | None, keep: Keep | None) -> Model:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ class Once:
     """Text encoder, encoder of pictures and conditioner, as one recording."""
 
     def __init__(self, recording: Any) -> None:  # noqa: ANN401  # torch.jit.ScriptModule, whose methods are made at run time
-        self.embed: Callable[[Tensor], Tensor] = recording.embed
-        self.encode: Callable[[Tensor], Tensor] = recording.encode
-        self.keys: Callable[[Tensor], Tensor] = recording.keys
-        self._moments = recording.moments
+        self.embed: Callable[[Tensor], Tensor] = partial(_run, recording.embed)
+        self.encode: Callable[[Tensor], Tensor] = partial(_run, recording.encode)
+        self.keys: Callable[[Tensor], Tensor] = partial(_run, recording.keys)
+        self._moments: Callable[..., Tensor] = partial(_run, recording.moments)
         self._recording = recording
 
     @classmethod
@@ -47,10 +48,7 @@ class Once:
 
     def moments(self, timesteps: Tensor, prompt: Tensor, guidance: Tensor | None) -> Tensor:
         """As of a Conditioner."""
-        moments: Tensor = (
-            self._moments(timesteps, prompt) if guidance is None else self._moments(timesteps, prompt, guidance)
-        )
-        return moments
+        return self._moments(timesteps, prompt) if guidance is None else self._moments(timesteps, prompt, guidance)
 
     def save(self, path: Path) -> None:
         """Writes the recording into a file."""
@@ -64,6 +62,12 @@ class Once:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # as above
             return cls(torch.jit.load(str(path)))  # type: ignore[no-untyped-call]
+
+
+def _run(method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Runs it as it was recorded: torch would otherwise spend the first calls on making it faster, and gain nothing."""
+    with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+        return method(*inputs)
 
 
 class _Parts(torch.nn.Module):

@@ -41,6 +41,11 @@ class Target:
             )
         return kind
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether torch may draw until compiled networks are there: where nothing was asked for, and both draw the same pictures."""
+        return self.backend == "auto" and self.quantize == "none" and self.kind == "openvino"
+
     def _kind(self) -> Kind:
         if self.backend == "openvino" and not is_installed():
             raise Misconfigured("FLASHBULB_WORKER__BACKEND is openvino, which is not installed: pip install openvino")

@@ -6,6 +6,7 @@ secrets.json   passwords of the embedded servers, made at the first start
 ports.json     their ports and the api's two, so that links made yesterday work today
 keys.json      keys of callers: id to SHA-256 of the secret
 service.json   address and process ids, while the service runs
+cache          what the worker has compiled; may be thrown away
 """
 
 from __future__ import annotations

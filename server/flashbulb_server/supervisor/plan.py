@@ -58,6 +58,8 @@ def make_plan(settings: Settings, folder: DataFolder, runtime: Path) -> Plan:
             environment[variable] = f"{host}:{own}"
     if "listen" not in settings.worker.model_fields_set:
         environment["FLASHBULB_WORKER__LISTEN"] = f"unix:{runtime / 'worker.sock'}"
+    if "cache_dir" not in settings.worker.model_fields_set:
+        environment["FLASHBULB_WORKER__CACHE_DIR"] = str(folder.path / "cache")
     development_key = None
     if not settings.api.keys.get_secret_value() and settings.api.keys_file is None:
         development_key = folder.make_development_key()

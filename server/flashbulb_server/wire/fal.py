@@ -82,6 +82,7 @@ def output_json(result: GenerationResult) -> dict[str, object]:
         "prompt": spec.prompt,
         "model_name": spec.model_name,
         "fidelity": result.fidelity,
+        "backend": result.backend,
     }
     if spec.request_id:
         output["request_id"] = spec.request_id

@@ -49,6 +49,7 @@ def output_fields(
         "resolved_input": resolved or to_input(result.spec, echo=True),
         "fidelity": to_fidelity(result.fidelity),
         "mean_batch_size": result.mean_batch_size,
+        "backend": result.backend,
         "model_name": result.spec.model_name,
     }
 
@@ -65,6 +66,7 @@ def from_output(output: generation_pb2.GenerationOutput, keys: tuple[str, ...] |
         fidelity=from_fidelity(output.fidelity),
         mean_batch_size=output.mean_batch_size,
         timings=dict(output.timings),
+        backend=output.backend,
     )
 
 

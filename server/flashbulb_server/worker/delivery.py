@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from flashbulb_server.core.catalog import ModelInfo
 from flashbulb_server.core.files import output_key
 from flashbulb_server.core.generation import DrawnImage, GenerationResult, GenerationSpec, inline_allowed
 from flashbulb_server.core.pipeline import Pixels
@@ -37,7 +36,6 @@ class Delivery:
     def __init__(
         self,
         files: FileStore,
-        models: dict[str, ModelInfo],
         *,
         keep_seconds: float,
         url_seconds: float,
@@ -45,7 +43,6 @@ class Delivery:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
-        self._models = models
         self._keep_seconds = keep_seconds
         self._url_seconds = url_seconds
         self._clock = clock
@@ -148,9 +145,10 @@ class Delivery:
             spec=spec,
             images=images,
             has_nsfw_concepts=drawn.has_nsfw_concepts,
-            fidelity=self._models[spec.model_name].fidelity,
+            fidelity=drawn.fidelity,
             mean_batch_size=drawn.mean_batch_size,
             timings={**drawn.timings, **timings},
+            backend=drawn.backend,
         )
 
 

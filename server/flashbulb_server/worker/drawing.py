@@ -25,6 +25,7 @@ class Drawn:
     `timings` in seconds: `wait` (asked for to taken in), `encode_prompt`, `denoise`, `decode`, `safety`, and `inference`, which is the
     sum of `encode_prompt`, `denoise` and `decode`: wall time as the caller met it, neighbours in the same calls included.
     `mean_batch_size`: mean lanes of the network calls that it took part in. `width`, `height`: size of the files to make of them.
+    `fidelity`, `backend`: of what drew them, which may have been replaced by now.
     """
 
     pictures: tuple[Pixels, ...]
@@ -35,6 +36,8 @@ class Drawn:
     native_height: int
     width: int
     height: int
+    fidelity: str
+    backend: str
 
 
 class OnDrawn(Protocol):

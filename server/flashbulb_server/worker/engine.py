@@ -102,6 +102,10 @@ class StepEngine:
         """What the loaded models announce."""
         return [pipeline.info for pipeline in self._pipelines.values()]
 
+    def replace(self, name: str, pipeline: StepPipeline[Any]) -> None:
+        """Draws what is taken in from now on with another pipeline of a model. Pictures in flight stay with the one that began them."""
+        self._pipelines[name] = pipeline  # the device thread looks there once for every drawing
+
     @property
     def in_flight(self) -> int:
         """Pictures in flight now."""

@@ -81,7 +81,8 @@ class Job:
             "inference": decoded - self.taken_in,
         }
         height, width, _ = shown[0].shape
-        return Drawn(shown, flags, timings, self.neighbours / self.calls, width, height, *self.drawing.size)
+        info, mean = self.pipeline.info, self.neighbours / self.calls
+        return Drawn(shown, flags, timings, mean, width, height, *self.drawing.size, info.fidelity, info.backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ class Seat:
 
     @property
     def bucket(self) -> Hashable:
-        """Seats of equal bucket may share a call."""
-        return (self.job.model, self.lane.bucket)
+        """Seats of equal bucket may share a call. A model's pipeline may have been replaced while drawings of the old one are in flight."""
+        return (id(self.job.pipeline), self.lane.bucket)
 
     @property
     def denoised(self) -> bool:

@@ -158,6 +158,7 @@ def test_a_picture() -> None:
         has_nsfw_concepts=[False],
         fidelity=generation_pb2.FIDELITY_CLOSE,
         model_name="some/model",
+        backend="some cpu",
     )
     response = from_outgoing(Picture(4, output, 0.25, 3), 17, 0.0)
     assert response.sequence == 17
@@ -171,6 +172,7 @@ def test_a_picture() -> None:
         has_nsfw_concepts=[False],
         fidelity=generation_pb2.FIDELITY_CLOSE,
         model_name="some/model",
+        backend="some cpu",
     )
 
 

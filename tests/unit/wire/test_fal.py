@@ -48,7 +48,9 @@ SENT_AGAIN = {408, 409, 429, 502, 503, 504}
 """Statuses after which one of fal's clients sends the call again."""
 
 PICTURE = DrawnImage("image/png", 8, 6, 64, 64, 3, 7, key="out/a/b/0.png", url="http://files/0.png")
-RESULT = GenerationResult(make_spec(request_id="mine"), (PICTURE,), (False,), "EXACT", 1.0, {"inference": 0.25})
+RESULT = GenerationResult(
+    make_spec(request_id="mine"), (PICTURE,), (False,), "EXACT", 1.0, {"inference": 0.25}, "torch cpu float32"
+)
 
 
 @pytest.mark.parametrize("leaf", sorted(leaves(), key=lambda c: c.__name__), ids=lambda c: c.__name__)
@@ -146,6 +148,7 @@ def test_an_output_with_links():
         "prompt": "a red apple",
         "model_name": "flashbulb/tiny",
         "fidelity": "EXACT",
+        "backend": "torch cpu float32",
         "request_id": "mine",
     }
 

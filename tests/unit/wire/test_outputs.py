@@ -22,6 +22,7 @@ RESULT = GenerationResult(
     "EXACT",
     2.5,
     {"inference": 0.25, "wait": 0.0},
+    "torch cpu float32",
 )
 
 
@@ -32,7 +33,7 @@ def travelled(result: GenerationResult) -> generation_pb2.GenerationOutput:
 def test_a_result_as_callers_see_it():
     output = travelled(RESULT)
     assert (output.seed, output.prompt, output.request_id) == (8, "a red apple", "mine")
-    assert output.model_name == "flashbulb/tiny"
+    assert (output.model_name, output.backend) == ("flashbulb/tiny", "torch cpu float32")
     assert output.resolved_input.fast_lcm_text_to_image.seed == 8
     assert output.fidelity == generation_pb2.FIDELITY_EXACT
     assert list(output.has_nsfw_concepts) == [False, True]

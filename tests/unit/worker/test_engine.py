@@ -6,6 +6,7 @@ import asyncio
 import queue
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -105,6 +106,23 @@ async def test_one_that_comes_later_joins_at_the_next_step(gated):
         results = [await drawn(first), await drawn(second)]
     assert gated.batches == [1, 2, 2, 2, 1]
     assert [r.mean_batch_size for r in results] == [7 / 4, 7 / 4]
+    for result, prompt in zip(results, ["first", "second"], strict=True):
+        np.testing.assert_array_equal(result.pictures, await alone(prompt=prompt))
+
+
+async def test_pictures_in_flight_stay_with_their_pipeline_when_it_is_replaced(gated):
+    better = SleepingPipeline()
+    better.info = replace(better.info, backend="better", fidelity="CLOSE")
+    async with StepEngine({"sleeping": gated}, capacity=8) as engine:
+        first = engine.start(sleeping_spec(prompt="first"))
+        assert await gated.entered() == 1
+        engine.replace("sleeping", better)
+        assert [info.backend for info in engine.models] == ["better"]
+        second = engine.start(sleeping_spec(prompt="second"))
+        gated.let_go(100)
+        results = [await drawn(first), await drawn(second)]
+    assert (gated.batches, better.batches) == ([1] * 4, [1] * 4), "no call is shared by two pipelines"
+    assert [(r.backend, r.fidelity) for r in results] == [("sleep", "EXACT"), ("better", "CLOSE")]
     for result, prompt in zip(results, ["first", "second"], strict=True):
         np.testing.assert_array_equal(result.pictures, await alone(prompt=prompt))
 

@@ -27,7 +27,7 @@ from flashbulb.v1 import input_pb2 as flashbulb_dot_v1_dot_input__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66lashbulb/v1/generation.proto\x12\x0c\x66lashbulb.v1\x1a\x18\x66lashbulb/v1/image.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x03\n\x10GenerationOutput\x12#\n\x06images\x18\x01 \x03(\x0b\x32\x13.flashbulb.v1.Image\x12<\n\x07timings\x18\x02 \x03(\x0b\x32+.flashbulb.v1.GenerationOutput.TimingsEntry\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x19\n\x11has_nsfw_concepts\x18\x04 \x03(\x08\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x35\n\x0eresolved_input\x18\x07 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12(\n\x08\x66idelity\x18\x08 \x01(\x0e\x32\x16.flashbulb.v1.Fidelity\x12\x17\n\x0fmean_batch_size\x18\t \x01(\x01\x12\x12\n\nmodel_name\x18\n \x01(\t\x1a.\n\x0cTimingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x0cStepProgress\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x05\"S\n\x07Preview\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\"p\n\x08LogEntry\x12,\n\x08log_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05level\x18\x02 \x01(\x0e\x32\x16.flashbulb.v1.LogLevel\x12\x0f\n\x07message\x18\x03 \x01(\t\"T\n\x0fGenerateRequest\x12,\n\x05input\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x13\n\x0brunner_hint\x18\x02 \x01(\t\"B\n\x10GenerateResponse\x12.\n\x06output\x18\x01 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutput\"t\n\x15GenerateStreamRequest\x12,\n\x05input\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x18\n\x10include_previews\x18\x02 \x01(\x08\x12\x13\n\x0brunner_hint\x18\x03 \x01(\t\"\xad\x01\n\x16GenerateStreamResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x02 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12\x30\n\x06output\x18\x03 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x42\x07\n\x05\x65vent*a\n\x08\x46idelity\x12\x18\n\x14\x46IDELITY_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46IDELITY_EXACT\x10\x01\x12\x12\n\x0e\x46IDELITY_CLOSE\x10\x02\x12\x13\n\x0f\x46IDELITY_APPROX\x10\x03*w\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x12\n\x0eLOG_LEVEL_WARN\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04\x32\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.flashbulb.v1.GenerateRequest\x1a\x1e.flashbulb.v1.GenerateResponse\x12]\n\x0eGenerateStream\x12#.flashbulb.v1.GenerateStreamRequest\x1a$.flashbulb.v1.GenerateStreamResponse0\x01\x42\x45\n\x0c\x66lashbulb.v1B\x0fGenerationProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x66lashbulb/v1/generation.proto\x12\x0c\x66lashbulb.v1\x1a\x18\x66lashbulb/v1/image.proto\x1a\x18\x66lashbulb/v1/input.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x03\n\x10GenerationOutput\x12#\n\x06images\x18\x01 \x03(\x0b\x32\x13.flashbulb.v1.Image\x12<\n\x07timings\x18\x02 \x03(\x0b\x32+.flashbulb.v1.GenerationOutput.TimingsEntry\x12\x0c\n\x04seed\x18\x03 \x01(\x03\x12\x19\n\x11has_nsfw_concepts\x18\x04 \x03(\x08\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x35\n\x0eresolved_input\x18\x07 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12(\n\x08\x66idelity\x18\x08 \x01(\x0e\x32\x16.flashbulb.v1.Fidelity\x12\x17\n\x0fmean_batch_size\x18\t \x01(\x01\x12\x12\n\nmodel_name\x18\n \x01(\t\x12\x0f\n\x07\x62\x61\x63kend\x18\x0b \x01(\t\x1a.\n\x0cTimingsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"1\n\x0cStepProgress\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x02 \x01(\x05\"S\n\x07Preview\x12\x13\n\x0bimage_index\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x05\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x04 \x01(\t\"p\n\x08LogEntry\x12,\n\x08log_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05level\x18\x02 \x01(\x0e\x32\x16.flashbulb.v1.LogLevel\x12\x0f\n\x07message\x18\x03 \x01(\t\"T\n\x0fGenerateRequest\x12,\n\x05input\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x13\n\x0brunner_hint\x18\x02 \x01(\t\"B\n\x10GenerateResponse\x12.\n\x06output\x18\x01 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutput\"t\n\x15GenerateStreamRequest\x12,\n\x05input\x18\x01 \x01(\x0b\x32\x1d.flashbulb.v1.GenerationInput\x12\x18\n\x10include_previews\x18\x02 \x01(\x08\x12\x13\n\x0brunner_hint\x18\x03 \x01(\t\"\xad\x01\n\x16GenerateStreamResponse\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.flashbulb.v1.StepProgressH\x00\x12(\n\x07preview\x18\x02 \x01(\x0b\x32\x15.flashbulb.v1.PreviewH\x00\x12\x30\n\x06output\x18\x03 \x01(\x0b\x32\x1e.flashbulb.v1.GenerationOutputH\x00\x42\x07\n\x05\x65vent*a\n\x08\x46idelity\x12\x18\n\x14\x46IDELITY_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x46IDELITY_EXACT\x10\x01\x12\x12\n\x0e\x46IDELITY_CLOSE\x10\x02\x12\x13\n\x0f\x46IDELITY_APPROX\x10\x03*w\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x12\n\x0eLOG_LEVEL_WARN\x10\x03\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x04\x32\xbd\x01\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.flashbulb.v1.GenerateRequest\x1a\x1e.flashbulb.v1.GenerateResponse\x12]\n\x0eGenerateStream\x12#.flashbulb.v1.GenerateStreamRequest\x1a$.flashbulb.v1.GenerateStreamResponse0\x01\x42\x45\n\x0c\x66lashbulb.v1B\x0fGenerationProtoP\x01Z\"flashbulb/client/go/v1;flashbulbv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,28 +37,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\014flashbulb.v1B\017GenerationProtoP\001Z\"flashbulb/client/go/v1;flashbulbv1'
   _globals['_GENERATIONOUTPUT_TIMINGSENTRY']._loaded_options = None
   _globals['_GENERATIONOUTPUT_TIMINGSENTRY']._serialized_options = b'8\001'
-  _globals['_FIDELITY']._serialized_start=1217
-  _globals['_FIDELITY']._serialized_end=1314
-  _globals['_LOGLEVEL']._serialized_start=1316
-  _globals['_LOGLEVEL']._serialized_end=1435
+  _globals['_FIDELITY']._serialized_start=1234
+  _globals['_FIDELITY']._serialized_end=1331
+  _globals['_LOGLEVEL']._serialized_start=1333
+  _globals['_LOGLEVEL']._serialized_end=1452
   _globals['_GENERATIONOUTPUT']._serialized_start=133
-  _globals['_GENERATIONOUTPUT']._serialized_end=517
-  _globals['_GENERATIONOUTPUT_TIMINGSENTRY']._serialized_start=471
-  _globals['_GENERATIONOUTPUT_TIMINGSENTRY']._serialized_end=517
-  _globals['_STEPPROGRESS']._serialized_start=519
-  _globals['_STEPPROGRESS']._serialized_end=568
-  _globals['_PREVIEW']._serialized_start=570
-  _globals['_PREVIEW']._serialized_end=653
-  _globals['_LOGENTRY']._serialized_start=655
-  _globals['_LOGENTRY']._serialized_end=767
-  _globals['_GENERATEREQUEST']._serialized_start=769
-  _globals['_GENERATEREQUEST']._serialized_end=853
-  _globals['_GENERATERESPONSE']._serialized_start=855
-  _globals['_GENERATERESPONSE']._serialized_end=921
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=923
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=1039
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1042
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1215
-  _globals['_GENERATIONSERVICE']._serialized_start=1438
-  _globals['_GENERATIONSERVICE']._serialized_end=1627
+  _globals['_GENERATIONOUTPUT']._serialized_end=534
+  _globals['_GENERATIONOUTPUT_TIMINGSENTRY']._serialized_start=488
+  _globals['_GENERATIONOUTPUT_TIMINGSENTRY']._serialized_end=534
+  _globals['_STEPPROGRESS']._serialized_start=536
+  _globals['_STEPPROGRESS']._serialized_end=585
+  _globals['_PREVIEW']._serialized_start=587
+  _globals['_PREVIEW']._serialized_end=670
+  _globals['_LOGENTRY']._serialized_start=672
+  _globals['_LOGENTRY']._serialized_end=784
+  _globals['_GENERATEREQUEST']._serialized_start=786
+  _globals['_GENERATEREQUEST']._serialized_end=870
+  _globals['_GENERATERESPONSE']._serialized_start=872
+  _globals['_GENERATERESPONSE']._serialized_end=938
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=940
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=1056
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=1059
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=1232
+  _globals['_GENERATIONSERVICE']._serialized_start=1455
+  _globals['_GENERATIONSERVICE']._serialized_end=1644
 # @@protoc_insertion_point(module_scope)

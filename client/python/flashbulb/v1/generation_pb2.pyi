@@ -118,6 +118,7 @@ class GenerationOutput(_message.Message):
     FIDELITY_FIELD_NUMBER: _builtins.int
     MEAN_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of the first picture."""
     prompt: _builtins.str
@@ -132,6 +133,8 @@ class GenerationOutput(_message.Message):
     """The model that drew. Another one than the input names where it stood in for that; the call's trailing metadata then has
     `x-flashbulb-stand-in`, as `<asked> drawn by <model_name>`.
     """
+    backend: _builtins.str
+    """What ran its networks: `openvino cpu float32`. A worker draws with torch at first, and with compiled networks once there are any."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The pictures, `num_images` of them."""
@@ -163,10 +166,11 @@ class GenerationOutput(_message.Message):
         fidelity: Global___Fidelity.ValueType = ...,
         mean_batch_size: _builtins.float = ...,
         model_name: _builtins.str = ...,
+        backend: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resolved_input", b"resolved_input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fidelity", b"fidelity", "has_nsfw_concepts", b"has_nsfw_concepts", "images", b"images", "mean_batch_size", b"mean_batch_size", "model_name", b"model_name", "prompt", b"prompt", "request_id", b"request_id", "resolved_input", b"resolved_input", "seed", b"seed", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "fidelity", b"fidelity", "has_nsfw_concepts", b"has_nsfw_concepts", "images", b"images", "mean_batch_size", b"mean_batch_size", "model_name", b"model_name", "prompt", b"prompt", "request_id", b"request_id", "resolved_input", b"resolved_input", "seed", b"seed", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -442,6 +442,7 @@ class OutputFrame(_message.Message):
     HAS_NSFW_CONCEPTS_FIELD_NUMBER: _builtins.int
     FIDELITY_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
     frame_id: _builtins.int
     """The frame it answers."""
     seed: _builtins.int
@@ -452,6 +453,8 @@ class OutputFrame(_message.Message):
     """How close the pictures are to diffusers' own pipeline."""
     model_name: _builtins.str
     """The model that drew."""
+    backend: _builtins.str
+    """What ran its networks, as in GenerationOutput."""
     @_builtins.property
     def images(self) -> _containers.RepeatedCompositeFieldContainer[_image_pb2.Image]:
         """The pictures, inline."""
@@ -480,10 +483,11 @@ class OutputFrame(_message.Message):
         has_nsfw_concepts: _abc.Iterable[_builtins.bool] | None = ...,
         fidelity: _generation_pb2.Fidelity.ValueType = ...,
         model_name: _builtins.str = ...,
+        backend: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "fidelity", b"fidelity", "frame_id", b"frame_id", "has_nsfw_concepts", b"has_nsfw_concepts", "images", b"images", "model_name", b"model_name", "seed", b"seed", "superseded_frames", b"superseded_frames", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "backend", b"backend", "fidelity", b"fidelity", "frame_id", b"frame_id", "has_nsfw_concepts", b"has_nsfw_concepts", "images", b"images", "model_name", b"model_name", "seed", b"seed", "superseded_frames", b"superseded_frames", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

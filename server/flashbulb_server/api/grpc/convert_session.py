@@ -135,6 +135,7 @@ def _picture(message: Picture) -> realtime_pb2.OutputFrame:
         has_nsfw_concepts=output.has_nsfw_concepts,
         fidelity=output.fidelity,
         model_name=output.model_name,
+        backend=output.backend,
     )
 
 

@@ -161,6 +161,7 @@ COMPONENTS: Mapping[str, Schema] = {
                     **_TEXT,
                     "description": "How close the pictures are to diffusers' own: EXACT, CLOSE, APPROX.",
                 },
+                "backend": {**_TEXT, "description": "What ran the networks: openvino cpu float32."},
             },
         )
     },
