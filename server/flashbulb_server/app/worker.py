@@ -64,9 +64,9 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
             files = await stack.enter_async_context(FileStore(settings.files))
             nc = await stack.enter_async_context(connection(settings, f"flashbulb-worker-{worker_id}"))
             js = nc.jetstream()
+            dead = DeadLetters(js)
             await ensure_topology(js, settings.queue, settings.webhooks, replicas=settings.nats.replicas)
         pipelines, unfinished = loading.result()
-        dead = DeadLetters(js)
         engine = await stack.enter_async_context(
             StepEngine(
                 pipelines,
@@ -121,10 +121,7 @@ class _Unfinished:
 def _load(settings: Settings, load: Load | None) -> tuple[Mapping[str, StepPipeline[Any]], _Unfinished | None]:
     if load is not None:
         return load(settings.worker), None
-    from flashbulb_server.pipelines.devices import choose_device  # torch
-
-    choose_device(settings.worker.device)  # so that a missing one is told before diffusers is imported
-    from flashbulb_server.pipelines.loading import Loader
+    from flashbulb_server.pipelines.loading import Loader  # torch
 
     wanted = settings.worker
     loader = Loader(wanted.model_copy(update={"cache_dir": wanted.cache_dir or user_cache()}))

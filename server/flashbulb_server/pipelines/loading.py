@@ -176,31 +176,35 @@ class Source:
 
 def find_model(source: Source, target: Target, kept: Cache) -> Model | None:
     """The model with its networks as they were compiled for the target and kept."""
-    if not kept.works or target.kind != "openvino":
-        return None
-    return restoring.restore(kept, restoring.key(target, source.folder, source.tiny_decoder), target)
+    key = _key(source, target, kept)
+    return None if key is None else restoring.restore(kept, key, target)
 
 
 def open_model(source: Source, target: Target, kept: Cache) -> Model:
     """The model as it was kept, or made of its networks and kept from now on. Raises UnusableFolder."""
-    found = find_model(source, target, kept)
-    if found is not None:
-        return found
-    key = restoring.key(target, source.folder, source.tiny_decoder) if kept.works else ""
-    return _made(source.folder, target, source.tiny_decoder, partial(kept.keep, key) if key else None)
+    key = _key(source, target, kept)
+    found = None if key is None else restoring.restore(kept, key, target)
+    return found or _made(source, target, None if key is None else partial(kept.keep, key))
 
 
-def _made(folder: Path, target: Target, tiny_decoder: Path | None, keep: Keep | None) -> Model:
+def _key(source: Source, target: Target, kept: Cache) -> str | None:
+    """What a model that can be kept is kept as."""
+    if not kept.works or target.kind != "openvino":
+        return None
+    return restoring.key(target, source.folder, source.tiny_decoder)
+
+
+def _made(source: Source, target: Target, keep: Keep | None) -> Model:
     from flashbulb_server.pipelines.choosing import open_backend  # diffusers and transformers
     from flashbulb_server.pipelines.networks import load_networks, silence
 
     silence()
 
     def load(dtype: torch.dtype) -> Networks:
-        return _loaded(folder, partial(load_networks, folder, target.device, dtype, tiny_decoder))
+        return _loaded(source.folder, partial(load_networks, source.folder, target.device, dtype, source.tiny_decoder))
 
     networks, backend = open_backend(load, target, keep)
-    return _loaded(folder, partial(Model.of, networks, backend))
+    return _loaded(source.folder, partial(Model.of, networks, backend))
 
 
 def _checkers(settings: WorkerSettings, device: torch.device) -> dict[str, SafetyChecker]:
