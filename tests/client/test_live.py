@@ -23,6 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 import flashbulb
+from flashbulb import _live_screen
 from flashbulb._cli_app import app
 from flashbulb._config import terminal_graphics
 from flashbulb._live_graphics import fit, render
@@ -187,11 +188,11 @@ def test_bad_usage_is_2(run, server, monkeypatch):
 
 
 class Terminal:
-    """`flashbulb live` in a pseudo-terminal of 80 x 24."""
+    """`flashbulb live` in a pseudo-terminal of 80 x 24, or of other sizes."""
 
-    def __init__(self, server, folder, *arguments, graphics="blocks"):
+    def __init__(self, server, folder, *arguments, graphics="blocks", columns=80, lines=24):
         self.keys, inner = os.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.before = termios.tcgetattr(inner)
         self.inner = inner
         environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TMUX", "COLUMNS")}
@@ -228,11 +229,17 @@ class Terminal:
         assert termios.tcgetattr(self.inner) == self.before
         return self.process.returncode
 
+    def hang_up(self) -> None:
+        """The terminal's window is closed."""
+        os.close(self.keys)
+        self.keys = -1
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self.keys)
+        if self.keys >= 0:
+            os.close(self.keys)
         os.close(self.inner)
 
 
@@ -278,6 +285,45 @@ def test_a_signal_puts_the_terminal_back(server, terminal):
     screen.wait(lambda: b"\x1b]1337;File=inline=1" in screen.seen)
     screen.process.send_signal(signal.SIGTERM)
     assert screen.end() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("columns", "lines"), [(0, 0), (0, 24), (1, 24), (2, 24), (3, 24), (80, 1), (12, 2)])
+def test_a_terminal_without_room_draws_on_and_ends_when_it_is_told_to(server, terminal, tmp_path, columns, lines):
+    server.expect("Connect", painting)
+    screen = terminal("a red apple on a table", columns=columns, lines=lines)
+    screen.wait((tmp_path / "live.jpeg").exists)
+    screen.type("!")
+    screen.wait(lambda: prompts(server.calls[0])[-1].endswith("!"))
+    screen.process.send_signal(signal.SIGTERM)
+    assert screen.end() == 0
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_it(server, terminal, tmp_path):
+    server.expect("Connect", painting)
+    screen = terminal("a red apple", columns=2)
+    screen.wait((tmp_path / "live.jpeg").exists)
+    screen.hang_up()
+    assert screen.process.wait(LIMIT) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "line"),
+    [
+        ("abc", 80, "> abc"),
+        ("abcdef", 6, "> cdef"),
+        ("abcdef", 3, "> f"),
+        ("abcdef", 2, "> "),
+        ("abcdef", 1, ">"),
+        ("abcdef", 0, ""),
+        ("abcdef", -3, ""),
+        ("画像", 5, "> 像"),
+        ("画像", 3, "> "),
+    ],
+)
+def test_the_end_of_what_is_typed_is_shown(text, columns, line):
+    assert _live_screen._tail("> ", text, columns) == line
 
 
 @pytest.mark.slow

@@ -60,11 +60,12 @@ class Screen:
             self._size = (columns, lines)
             self._shown = None
             parts.append(b"\x1b[2J")
-        if image is not None and image is not self._shown:
+        if image is not None and image is not self._shown and columns > 0 and lines > 3:
             self._shown = image
             parts += [b"\x1b[?25l\x1b[H", render(image, self._method, columns, lines - 3)]
-        parts.append(f"\x1b[0m\x1b[{lines - 1};1H\x1b[2m{_cut(status, columns)}\x1b[0m".encode())
-        parts.append(f"\x1b[{lines};1H\x1b[K> {_tail(text, columns - 3)}\x1b[?25h".encode())
+        status_line, text_line = max(1, lines - 1), max(1, lines)
+        parts.append(f"\x1b[0m\x1b[{status_line};1H\x1b[2m{_cut(status, columns)}\x1b[0m".encode())
+        parts.append(f"\x1b[{text_line};1H\x1b[K{_tail('> ', text, columns - 1)}\x1b[?25h".encode())
         _write(b"".join(parts))
 
 
@@ -73,11 +74,13 @@ def _cut(status: str, columns: int) -> str:
     return set_cell_size(status, room) + "  " + _HINT if room > 0 else set_cell_size(status, columns)
 
 
-def _tail(text: str, columns: int) -> str:
-    """The end of a text that is too long."""
-    while cell_len(text) > columns:
-        text = text[max(1, len(text) - columns) :] if len(text) > columns else text[1:]
-    return text
+def _tail(prompt: str, text: str, columns: int) -> str:
+    """The prompt and the end of a text, in so many columns; a terminal may have none, or say so before it has been laid out."""
+    room = max(0, columns - cell_len(prompt))
+    text = text[max(0, len(text) - room) :]  # no character takes less than no column
+    while cell_len(text) > room:
+        text = text[1:]
+    return set_cell_size(prompt, max(0, min(columns, cell_len(prompt)))) + text
 
 
 def _write(data: bytes) -> None:

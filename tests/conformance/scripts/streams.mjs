@@ -73,6 +73,27 @@ check("fal.stream with a token in place of the key", async () => {
   return { pictures: [await picture(last.images[0], APPLE)] };
 });
 
+check("fal.stream with a tokenProvider, which is asked with the whole id", async () => {
+  const asked = [];
+  const browser = createFalClient({ fetch: fetchOn(BASE) });
+  const stream = await browser.stream(ENDPOINT, {
+    input: APPLE,
+    connectionMode: "client",
+    tokenProvider: async (app) => {
+      asked.push(app);
+      const response = await fetchOn(BASE)("https://rest.fal.ai/tokens/realtime", {
+        method: "POST",
+        headers: { authorization: `Key ${KEY}`, "content-type": "application/json" },
+        body: JSON.stringify({ allowed_apps: [app], duration: 60 }),
+      });
+      return (await response.json()).token;
+    },
+  });
+  const last = await stream.done();
+  assert.deepEqual(asked, [`${ENDPOINT}/stream`]);
+  return { pictures: [await picture(last.images[0], APPLE)] };
+});
+
 check("fal.stream with bad input", async () => {
   const stream = await fal.stream(ENDPOINT, { input: { ...APPLE, num_inference_steps: 99 } });
   const error = await rejection(stream.done());

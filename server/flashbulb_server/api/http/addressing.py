@@ -68,13 +68,17 @@ def surface_of_host(host: str) -> Surface | None:
 
 
 def public_url(connection: HTTPConnection, surface: Surface, settings: HttpSettings) -> str:
-    """Where the caller reaches a surface: by fal's name if it came by one, else by the public address, as far as that is known."""
+    """Where the caller reaches a surface: by fal's name if it came by one, else by the public address, as far as that is known.
+
+    fal's names are led here by something that speaks TLS for them, and clients send keys to them: never a link without it.
+    """
     headers = connection.headers
     host = _asked_host(headers)
     scheme = _first(headers.get("x-forwarded-proto")) or connection.scope.get("scheme", "http")
     scheme = {"ws": "http", "wss": "https"}.get(scheme, scheme)
     if surface_of_host(host) is not None:
-        return f"{scheme}://{_NAMES[surface]}{host[len(host.partition(':')[0]) :]}"
+        port = host[len(host.partition(":")[0]) :]
+        return f"https://{_NAMES[surface]}{port if port != ':80' else ''}"
     if settings.public_url:
         return f"{settings.public_url.rstrip('/')}/{surface}"
     if scheme not in ("http", "https") or not _HOST.fullmatch(host):

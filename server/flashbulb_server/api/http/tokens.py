@@ -17,7 +17,7 @@ from flashbulb_server.api.tokens import DEFAULT_LIFETIME, MAX_ENDPOINTS, MAX_LIF
 from flashbulb_server.core.catalog import ENDPOINTS
 from flashbulb_server.errors import FieldViolation, InvalidRequest, TokenForbids
 
-_REALTIME = "realtime"
+_WAYS = ("realtime", "stream")  # that a token opens; clients name them behind the app
 _BODY_BYTES = 1 << 16
 
 
@@ -25,12 +25,12 @@ def endpoints_of(app: str) -> list[str]:
     """The endpoints that an entry of `allowed_apps` stands for; none for an app that there is not.
 
     An app (`fast-lcm-diffusion`, `fal-ai/fast-lcm-diffusion`) stands for all that is below it, as clients that connect to a sub-path ask
-    for the app alone. With `/realtime` behind it, it stands for itself.
+    for the app alone. With `/realtime` or `/stream` behind it, it stands for itself.
     """
     parts = [part for part in app.split("/") if part]
     if parts and parts[0] in OWNERS:
         parts = parts[1:]
-    exact = parts[-1:] == [_REALTIME]
+    exact = bool(parts) and parts[-1] in _WAYS
     name = "/".join(parts[:-1] if exact else parts)
     if exact:
         return [name] if name in ENDPOINTS else []

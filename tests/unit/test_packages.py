@@ -1,0 +1,36 @@
+"""What is published says under which licence it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("server", "client/python", "client/typescript")
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_the_licence_of_a_package_is_that_of_the_project(folder: str) -> None:
+    assert (ROOT / folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", PACKAGES[:2])
+def test_the_licence_is_in_the_wheel(folder: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"  # building leaves files beside it
+    shutil.copytree(ROOT / folder, source, ignore=shutil.ignore_patterns("models", "build", "*.egg-info", "__pycache__"))
+    command = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), str(source))
+    subprocess.run((sys.executable, *command), check=True, timeout=110)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.endswith("dist-info/licenses/LICENSE")]
+
+
+def test_the_licence_is_in_the_package_of_npm() -> None:
+    assert "LICENSE" in json.loads((ROOT / "client/typescript/package.json").read_text())["files"]
