@@ -166,6 +166,15 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float = SECON
             await asyncio.sleep(0.02)
 
 
+async def back(service: RunningService, name: str, old_pid: int, seconds: float = 60) -> None:
+    """Waits until a child that was killed has been started again, and answers."""
+
+    async def is_back() -> bool:
+        return service.child_is_back(name, old_pid)
+
+    await until(is_back, seconds)
+
+
 @contextmanager
 def stopped(service: RunningService, name: str = "worker") -> Iterator[None]:
     """A child that does not run meanwhile, but is not dead."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def apple(**fields: object) -> input_pb2.GenerationInput:
     return input_pb2.GenerationInput(fast_lcm_text_to_image=message)
 
 
+def is_running(pid: int) -> bool:
+    """False for a zombie too: it is gone but for its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 class RunningService:
     """A service in a folder. `settings` are FLASHBULB_* variables without the prefix, such as QUEUE__MAX_REQUESTS; None leaves one unset."""
 
@@ -81,7 +90,6 @@ class RunningService:
             "FLASHBULB_API__KEYS": ",".join((KEY, OTHER_KEY, *SPARE_KEYS)),
             "FLASHBULB_WORKER__THREADS": "1",
             "FLASHBULB_WORKER__CACHE_DIR": str(FOLDER),
-            "FLASHBULB_WORKER__BACKEND": "eager",  # starts in a third of the time; the run's own service takes what users get
             **{f"FLASHBULB_{name}": str(value) for name, value in settings.items()},
         }
         for name in (name for name, value in settings.items() if value is None):
@@ -89,7 +97,7 @@ class RunningService:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until it is ready."""
+        """Starts it and waits until it is ready. It ends with the thread that called this."""
         command = (sys.executable, "-m", self.module, "serve")
         command += ("--data-dir", str(self.data_dir), "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
         with self.log.open("ab") as log:
@@ -105,11 +113,25 @@ class RunningService:
 
     def wait_ready(self, seconds: float = START_SECONDS) -> None:
         """Waits until the supervisor says that everything answers."""
+        self._wait(lambda children: True, seconds)
+
+    def wait_whole(self, seconds: float = START_SECONDS) -> None:
+        """Waits until every child runs, and the supervisor says that it answers."""
+        self._wait(lambda children: all(pid and is_running(pid) for pid in children.values()), seconds)
+
+    def _wait(self, condition: Callable[[dict[str, int | None]], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not (self.data_dir / "service.json").exists():
-            assert self._process is not None and self._process.poll() is None, self.log.read_text()
+        while not self._tells(condition):
+            assert self.runs, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
+
+    def _tells(self, condition: Callable[[dict[str, int | None]], bool]) -> bool:
+        """Whether this supervisor, not one before it, is ready and has such children."""
+        try:
+            return self.state["pid"] == self.pid and condition(self.children())
+        except FileNotFoundError:
+            return False
 
     @property
     def state(self) -> dict[str, object]:
@@ -144,6 +166,15 @@ class RunningService:
         """Address and token of the embedded nats-server."""
         port = json.loads((self.data_dir / "ports.json").read_text())["nats"][0]
         return f"nats://127.0.0.1:{port}", json.loads((self.data_dir / "secrets.json").read_text())["nats_token"]
+
+    @property
+    def runs(self) -> bool:
+        """Whether its supervisor does."""
+        return self._process is not None and self._process.poll() is None
+
+    def child_is_back(self, name: str, old_pid: int) -> bool:
+        """Whether the supervisor has started a child again that had this pid, and it answers."""
+        return self._tells(lambda children: children[name] not in (None, old_pid))
 
     def kill_child(self, name: str, number: int = signal.SIGKILL) -> int:
         """Sends a signal to a child; gives its pid."""

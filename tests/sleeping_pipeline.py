@@ -1,6 +1,6 @@
 """A StepPipeline without networks: deterministic pictures, and calls that take as long as those of a real device.
 
-A call over b lanes takes `seconds * (0.35 + 0.65 * b)`. With `seconds` 0 it does not sleep.
+A call over b lanes takes `seconds * (0.35 + 0.65 * b)`; ten times as long if a prompt begins with SLOWLY. With `seconds` 0 it does not sleep.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from flashbulb_server.core.catalog import ModelInfo, Task
 from flashbulb_server.core.generation import GenerationSpec
 from flashbulb_server.core.pipeline import Pixels, Sources
 
+SLOWLY = "slowly"
+
 
 @dataclass(slots=True, eq=False)
 class SleepingLane:
-    """`state` changes with every step in a way that depends on the prompt, the seed and nothing else."""
+    """`state` changes with every step in a way that depends on the prompt, the seed, the picture to start from and nothing else."""
 
     bucket: Hashable
     total_steps: int
     state: bytes
     size: tuple[int, int]
     step: int = 0
+    slowness: int = 1
 
 
 class SleepingPipeline:
@@ -61,15 +64,19 @@ class SleepingPipeline:
         """Lanes of the asked size, which is their bucket."""
         started = sources is not None and spec.task is not Task.EDIT
         size = (sources.image.shape[1], sources.image.shape[0]) if started else (spec.width, spec.height)
+        slowness = 10 if spec.prompt.startswith(SLOWLY) else 1
+        start = sources.image.tobytes() if started else b""
         return [
-            SleepingLane(size, spec.steps, f"{spec.prompt}/{spec.seed + index}".encode(), size)
+            SleepingLane(
+                size, spec.steps, f"{spec.prompt}/{spec.seed + index}".encode() + start, size, slowness=slowness
+            )
             for index in range(spec.num_images)
         ]
 
     def step(self, lanes: Sequence[SleepingLane]) -> None:
         """One call."""
         self.batches.append(len(lanes))
-        _sleep(self.seconds * (0.35 + 0.65 * len(lanes)))
+        _sleep(self.seconds * (0.35 + 0.65 * len(lanes)) * max(lane.slowness for lane in lanes))
         for lane in lanes:
             lane.state = hashlib.sha256(lane.state).digest()
             lane.step += 1

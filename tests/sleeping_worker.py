@@ -52,17 +52,20 @@ def noise() -> Pixels:
 
 
 class SleepingService(RunningService):
-    """The service around a pipeline that sleeps `seconds` in a call over one picture."""
+    """The service around a pipeline that sleeps `seconds` in a call over one picture. `noise`: its pictures are that instead of a colour."""
 
     module = "tests.sleeping_worker"
 
-    def __init__(self, folder: Path, *, seconds: float, **settings: object) -> None:
+    def __init__(self, folder: Path, *, seconds: float, noise: bool = True, **settings: object) -> None:
         super().__init__(folder, **settings)
         self._environment |= {"SLEEPING_SECONDS": str(seconds), "PYTHONPATH": str(_ROOT)}
+        self._environment |= {"SLEEPING_NOISE": "1"} if noise else {}
 
 
 def _load(_: WorkerSettings) -> Mapping[str, SleepingPipeline]:
-    pipeline = NoisePipeline(float(os.environ["SLEEPING_SECONDS"]))
+    seconds = float(os.environ["SLEEPING_SECONDS"])
+    noisy = "SLEEPING_NOISE" in os.environ
+    pipeline = NoisePipeline(seconds) if noisy else SleepingPipeline(seconds=seconds, endpoints=tuple(ENDPOINTS))
     return {pipeline.info.name: pipeline}
 
 

@@ -3,7 +3,7 @@
 1. A file is one worker's, so that what its tests share is made once. Files are taken in the order of the collection, which is random.
 2. A worker stays in a folder as long as there is a file in it, since a folder's files share services. The next one is a folder that
    nobody is in yet, if there is one.
-3. Tests that measure time are in files named `test_timing*.py`. They come when everything else has ended, one after another on one worker.
+3. Tests that measure time have names that end in `_in_time`. They come when everything else has ended, one after another on one worker.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from xdist.workermanage import WorkerController
 _ALONE = "what measures time"
 
 
-def measures_time(path: PurePath | str) -> bool:
-    """Whether a file's tests must be alone."""
-    return PurePath(path).name.startswith("test_timing")
+def measures_time(nodeid: str) -> bool:
+    """Whether a test must be alone. Its id is all that a scheduler is told of it."""
+    return nodeid.partition("[")[0].endswith("_in_time")
 
 
 def timing_last(items: list[pytest.Item]) -> None:
     """Moves the tests that measure time to the end."""
-    items.sort(key=lambda item: measures_time(item.path))
+    items.sort(key=lambda item: measures_time(item.nodeid))
 
 
 def next_file(waiting: Sequence[str], own: Sequence[str], given: Sequence[str]) -> str:
@@ -49,8 +49,7 @@ class Spread(LoadScopeScheduling):
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return _ALONE if measures_time(file) else file
+        return _ALONE if measures_time(nodeid) else nodeid.partition("::")[0]
 
     def _must_wait(self) -> bool:
         """Whether nothing is left but what must be alone, and somebody else is still there."""

@@ -462,7 +462,7 @@ async def test_a_wrong_secret_is_told_to_the_operator(server):
             pass
 
 
-async def test_a_store_that_never_starts_is_given_up():
+async def test_a_store_that_never_starts_is_given_up_in_time():
     start = time.monotonic()
     with pytest.raises(StoreUnavailable):
         async with FileStore(FilesSettings(endpoint="127.0.0.1:9"), ready_seconds=0.5):
@@ -470,7 +470,7 @@ async def test_a_store_that_never_starts_is_given_up():
     assert time.monotonic() - start < 3
 
 
-async def test_a_store_that_falls_silent_is_given_up():
+async def test_a_store_that_falls_silent_is_given_up_in_time():
     """It takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = "{}:{}".format(*silent.getsockname())
@@ -481,7 +481,7 @@ async def test_a_store_that_falls_silent_is_given_up():
         assert time.monotonic() - start < 3
 
 
-async def test_a_store_that_hangs_is_given_up_and_comes_back(own_server, owner: str):
+async def test_a_store_that_hangs_is_given_up_and_comes_back_in_time(own_server, owner: str):
     async with FileStore(settings_of(own_server), call_seconds=0.4) as files:
         key = picture(owner)
         async with asyncio.timeout(10):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from tests.service import SPARE_KEYS, RunningService, Stubs, apple, stubs
 from tests.sleeping_worker import SleepingService
 
 _keys = iter(SPARE_KEYS)
+TOKEN_SECRET = "a secret of the tests, longer than thirty-two characters"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """The run's service. Tests must not break it."""
-    running = RunningService(tmp_path_factory.mktemp("service"), WORKER__BACKEND="auto")
+    running = RunningService(
+        tmp_path_factory.mktemp("service"), API__TOKEN_SECRET=TOKEN_SECRET, HTTP__PROXY_KEY_ID="tester"
+    )
     running.start()
     yield running
     assert running.stop() == 0
@@ -65,32 +69,16 @@ def quick_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningS
     assert running.errors() == []
 
 
-TOKEN_SECRET = "a secret of the tests, longer than thirty-two characters"
+@pytest.fixture
+def gateway(service: RunningService) -> RunningService:
+    """The run's service: its tokens can be made by a test, and calls through the proxy act as a key."""
+    return service
 
 
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service whose tokens a test can make, where a key has few sessions, and calls through the proxy act as a key."""
-    running = RunningService(
-        tmp_path_factory.mktemp("gateway"),
-        API__TOKEN_SECRET=TOKEN_SECRET,
-        API__SESSIONS_PER_KEY=3,
-        HTTP__PROXY_KEY_ID="tester",
-    )
-    running.start()
-    yield running
-    assert running.stop() == 0
-    assert running.errors() == []
-
-
-@pytest.fixture(scope="session")
-def idle_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+@pytest.fixture
+def idle_gateway(narrow_service: RunningService) -> RunningService:
     """A service that soon ends sessions without frames."""
-    running = RunningService(tmp_path_factory.mktemp("idle"), API__SESSION_IDLE_SECONDS=2)
-    running.start()
-    yield running
-    assert running.stop() == 0
-    assert running.errors() == []
+    return narrow_service
 
 
 @pytest.fixture
@@ -105,13 +93,19 @@ async def fal(service: RunningService) -> AsyncIterator[Fal]:
 
 @pytest.fixture(scope="session")
 def narrow_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service that draws one request at a time and takes twelve. Its worker may be stopped, or killed if the test waits for the next."""
-    running = RunningService(
+    """A service that draws one request at a time and takes twelve, where a key has three sessions that may be idle for two seconds.
+
+    A call over a picture takes 20 ms. Its worker may be stopped, or killed if the test waits for the next.
+    """
+    running = SleepingService(
         tmp_path_factory.mktemp("narrow"),
+        seconds=0.02,
         WORKER__CAPACITY=1,
         QUEUE__MAX_REQUESTS=12,
         QUEUE__LEASE_SECONDS=60,
         QUEUE__JANITOR_SECONDS=0.5,
+        API__SESSIONS_PER_KEY=3,
+        API__SESSION_IDLE_SECONDS=2,
     )
     running.start()
     yield running
@@ -136,6 +130,48 @@ async def held(narrow_service: RunningService, narrow: Caller) -> AsyncIterator[
         yield stopping.close
     for request_id in await narrow.listed():
         await narrow.cancel(request_id)
+
+
+@pytest.fixture(scope="session")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """The service of `breakable`."""
+    running = SleepingService(
+        tmp_path_factory.mktemp("breakable"),
+        seconds=0.02,
+        noise=False,
+        QUEUE__LEASE_SECONDS=1,
+        QUEUE__JANITOR_SECONDS=0.5,
+        WEBHOOKS__ALLOW_PRIVATE_TARGETS=True,
+        WEBHOOKS__RETRY_SECONDS=json.dumps([0.5, 0.5] + [1.0] * 29),
+        WEBHOOKS__FIRST_TIMEOUT_SECONDS=10,
+        WEBHOOKS__LEASE_SECONDS=2,
+        WORKER__ALLOW_PRIVATE_URLS=True,
+    )
+    yield running
+    if running.runs:
+        assert running.stop() == 0
+
+
+@pytest.fixture
+def breakable(fragile: RunningService) -> RunningService:
+    """A service that a test may break: whole when the test begins. Whatever is lost is soon noticed, and webhooks may be on this host.
+
+    A call over a picture takes 20 ms, and pictures are of one colour, which tells what was asked for.
+    """
+    if not fragile.runs:
+        fragile.start()
+    fragile.wait_whole()
+    return fragile
+
+
+SOON_AGAIN = (("grpc.max_reconnect_backoff_ms", 200), ("grpc.initial_reconnect_backoff_ms", 50))
+
+
+@pytest.fixture
+async def unsteady(breakable: RunningService) -> AsyncIterator[Caller]:
+    """A caller of the breakable service whose key nobody has used before."""
+    async with grpc.aio.insecure_channel(breakable.address, options=SOON_AGAIN) as channel:
+        yield Caller(stubs(channel), next(_keys))
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ async def test_a_queued_request_never_runs(held: Callable[[], None], narrow: Cal
     assert (status.state, status.attempt, status.HasField("start_time")) == (State.STATE_CANCELLED, 0, False)
 
 
-async def test_a_running_request_stops_within_a_step_and_frees_the_engine(me: Caller) -> None:
+async def test_a_running_request_stops_within_a_step_and_frees_the_engine_in_time(me: Caller) -> None:
     request_id = (await me.submit(apple(**LONG))).request_id
     watch = asyncio.ensure_future(me.watch(request_id, include_logs=True))
     await me.until_step(request_id, 2)

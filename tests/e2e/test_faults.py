@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import grpc
 import httpx
@@ -14,13 +15,24 @@ import pytest
 from google.rpc import error_details_pb2
 
 from flashbulb.v1 import queue_pb2
-from tests.service import RunningService, Stubs, apple, auth, stubs
+from flashbulb_server.config import QueueSettings
+from tests.driving import back
+from tests.service import RunningService, Stubs, apple, auth, is_running, stubs
+from tests.sleeping_worker import SleepingService
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-Make = Callable[..., RunningService]
-QUICK = {"QUEUE__LEASE_SECONDS": 1, "QUEUE__JANITOR_SECONDS": 0.5}
 State = queue_pb2.GenerationRequest.State
+
+
+@pytest.fixture
+def brief(tmp_path: Path) -> Iterator[RunningService]:
+    """A service that ends within a second or two, with a call of 20 ms a picture."""
+    drains = {"WORKER__DRAIN_SECONDS": 1, "API__DRAIN_SECONDS": 1}
+    running = SleepingService(tmp_path, seconds=0.02, QUEUE__LEASE_SECONDS=1, QUEUE__JANITOR_SECONDS=0.5, **drains)
+    running.start()
+    yield running
+    running.stop(signal.SIGKILL)
 
 
 @asynccontextmanager
@@ -77,19 +89,18 @@ async def result_of(call: Stubs, request_id: str) -> queue_pb2.GetResultResponse
     )
 
 
-async def restarted(service: RunningService, name: str, old_pid: int, seconds: float = 60) -> None:
-    """Waits until the supervisor has started a child again and it answers."""
-    async with asyncio.timeout(seconds):
-        while not (service.data_dir / "service.json").exists() or service.child(name) == old_pid:
-            await asyncio.sleep(0.05)
+async def listed(call: Stubs) -> list[str]:
+    """The newest requests."""
+    requests = (await call.queue.List(queue_pb2.ListRequest(page_size=100), metadata=auth())).requests
+    return [request.request_id for request in requests]
 
 
-async def test_a_killed_worker_s_request_is_drawn_again_once(make_service: Make) -> None:
-    service = make_service(**QUICK)
-    async with calling(service) as call:
+async def test_a_killed_worker_s_request_is_drawn_again_once(breakable: RunningService) -> None:
+    async with calling(breakable) as call:
+        before = await listed(call)
         request_id = await submit(call, num_inference_steps=32, num_images=4, sync_mode=False)
         await until_step(call, request_id, 2)
-        service.kill_child("worker")
+        breakable.kill_child("worker")
 
         ended = await until_ended(call, request_id)
         assert ended.state == State.STATE_SUCCEEDED
@@ -97,19 +108,17 @@ async def test_a_killed_worker_s_request_is_drawn_again_once(make_service: Make)
 
         output = (await result_of(call, request_id)).output
         assert len({image.url.split("?")[0] for image in output.images}) == 4
-        listed = await call.queue.List(queue_pb2.ListRequest(), metadata=auth())
-        assert [r.request_id for r in listed.requests] == [request_id]
+        assert await listed(call) == [request_id, *before][:100]
 
 
-async def test_a_request_that_kills_every_worker_fails_and_says_so(make_service: Make) -> None:
-    service = make_service(**QUICK, QUEUE__MAX_ATTEMPTS=2)
-    async with calling(service) as call:
+async def test_a_request_that_kills_every_worker_fails_and_says_so(breakable: RunningService) -> None:
+    async with calling(breakable) as call:
         request_id = await submit(call, num_inference_steps=32, num_images=8)
-        for attempt in (1, 2):
+        for attempt in range(1, QueueSettings().max_attempts + 1):
             async for event in watch(call, request_id):
                 if event.WhichOneof("event") == "progress" and event.sequence >> 20 == attempt:
                     break
-            service.kill_child("worker")
+            await back(breakable, "worker", breakable.kill_child("worker"))
         ended = await until_ended(call, request_id)
         assert ended.state == State.STATE_FAILED
         info = error_details_pb2.ErrorInfo()
@@ -117,12 +126,11 @@ async def test_a_request_that_kills_every_worker_fails_and_says_so(make_service:
         assert info.reason == "WORKER_LOST"
 
 
-async def test_a_watch_goes_on_after_the_api_was_killed(make_service: Make) -> None:
-    service = make_service(**QUICK)
-    async with calling(service) as call:
+async def test_a_watch_goes_on_after_the_api_was_killed(breakable: RunningService) -> None:
+    async with calling(breakable) as call:
         request_id = await submit(call, num_inference_steps=32, num_images=6)
         last = await until_step(call, request_id, 3)
-        service.kill_child("api")
+        breakable.kill_child("api")
 
         seen = [event.sequence async for event in resumed(call, request_id, last) if event.sequence]
         assert seen == sorted(set(seen)), "an event came twice or out of order"
@@ -132,9 +140,8 @@ async def test_a_watch_goes_on_after_the_api_was_killed(make_service: Make) -> N
         assert (await until_ended(call, request_id)).state == State.STATE_SUCCEEDED
 
 
-async def test_nothing_acknowledged_is_lost_when_nats_is_killed(make_service: Make) -> None:
-    service = make_service(**QUICK)
-    async with calling(service) as call:
+async def test_nothing_acknowledged_is_lost_when_nats_is_killed(breakable: RunningService) -> None:
+    async with calling(breakable) as call:
         acknowledged: list[str] = []
 
         async def submitting(count: int) -> None:
@@ -150,7 +157,7 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(make_service: Ma
                 tasks.create_task(submitting(10))
             while len(acknowledged) < 10:
                 await asyncio.sleep(0.01)
-            service.kill_child("nats")
+            breakable.kill_child("nats")
         assert len(acknowledged) >= 10
         for request_id in acknowledged:
             ended = await until_ended(call, request_id)
@@ -158,56 +165,43 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(make_service: Ma
             assert (await result_of(call, request_id)).output.images
 
 
-async def test_no_picture_is_lost_when_the_s3_server_is_killed(make_service: Make) -> None:
-    service = make_service(**QUICK)
-    async with calling(service) as call:
+async def test_no_picture_is_lost_when_the_s3_server_is_killed(breakable: RunningService) -> None:
+    async with calling(breakable) as call:
         first = await submit(call)
         assert (await until_ended(call, first)).state == State.STATE_SUCCEEDED
         pending = [await submit(call) for _ in range(8)]
-        old = service.kill_child("files")
+        old = breakable.kill_child("files")
         for request_id in pending:
             assert (await until_ended(call, request_id)).state == State.STATE_SUCCEEDED
-        await restarted(service, "files", old)
+        await back(breakable, "files", old)
         async with httpx.AsyncClient() as http:
             for request_id in [first, *pending]:
                 image = (await result_of(call, request_id)).output.images[0]
                 assert (await http.get(image.url)).content == image.content
 
 
-async def test_sigterm_under_load_loses_nothing_and_exits_cleanly(make_service: Make) -> None:
-    service = make_service(**QUICK, WORKER__DRAIN_SECONDS=1, API__DRAIN_SECONDS=1)
-    async with calling(service) as call:
+async def test_sigterm_under_load_loses_nothing_and_exits_cleanly(brief: RunningService) -> None:
+    async with calling(brief) as call:
         submitted = [await submit(call, num_inference_steps=16, num_images=2) for _ in range(10)]
-    assert await asyncio.to_thread(service.stop) == 0
-    await asyncio.to_thread(service.start)
-    async with calling(service) as call:
+    assert await asyncio.to_thread(brief.stop) == 0
+    await asyncio.to_thread(brief.start)
+    async with calling(brief) as call:
         for request_id in submitted:
             assert (await until_ended(call, request_id)).state == State.STATE_SUCCEEDED
 
 
-async def test_no_process_outlives_a_killed_supervisor(make_service: Make) -> None:
-    service = make_service()
-    pids = [service.child(name) for name in ("nats", "files", "api", "worker")]
-    service.stop(signal.SIGKILL)
+async def test_no_process_outlives_a_killed_supervisor(breakable: RunningService) -> None:
+    pids = [breakable.child(name) for name in ("nats", "files", "api", "worker")]
+    breakable.stop(signal.SIGKILL)
     async with asyncio.timeout(15):
-        while any(alive(pid) for pid in pids):
+        while any(is_running(pid) for pid in pids):
             await asyncio.sleep(0.05)
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie that nobody has waited for does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def test_cancel_while_the_pictures_are_being_stored(make_service: Make) -> None:
-    service = make_service(**QUICK)
-    async with calling(service) as call:
+async def test_cancel_while_the_pictures_are_being_stored(breakable: RunningService) -> None:
+    async with calling(breakable) as call:
         await until_ended(call, await submit(call))
-        files = service.child("files")
+        files = breakable.child("files")
         os.kill(files, signal.SIGSTOP)
         try:
             request_id = await submit(call)

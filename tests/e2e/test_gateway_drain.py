@@ -4,65 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
+from tests.driving import until
 from tests.gateway import LCM, Fal, events, quick
+from tests.leftovers import in_flight
 from tests.service import KEY, RunningService
-from tests.sleeping_worker import SleepingService
+from tests.sleeping_pipeline import SLOWLY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def slow_service(tmp_path: Path) -> Iterator[RunningService]:
-    """A service that takes 0.3 s for a step."""
-    running = SleepingService(tmp_path, seconds=0.3)
-    running.start()
-    yield running
-    running.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-async def slow(slow_service: RunningService) -> AsyncIterator[Fal]:
-    """A caller of it."""
+async def page(breakable: RunningService) -> AsyncIterator[Fal]:
+    """A caller of a service that may be broken."""
     headers = {"authorization": f"Key {KEY}"}
-    base = f"http://{slow_service.http_address}"
+    base = f"http://{breakable.http_address}"
     async with httpx.AsyncClient(base_url=base, headers=headers, timeout=30, trust_env=False) as http:
         yield Fal(http)
 
 
-async def test_calls_are_finished_and_streams_broken_off(slow_service: RunningService, slow: Fal) -> None:
-    waiting = await slow.queued(num_inference_steps=32)
+async def test_calls_are_finished_and_streams_broken_off(breakable: RunningService, page: Fal) -> None:
+    async def both_are_drawn() -> bool:
+        return await in_flight(breakable) == 2
+
+    before = breakable.errors()
+    waiting = await page.queued(prompt=SLOWLY, num_inference_steps=32)
     async with asyncio.TaskGroup() as tasks:
-        drawn = tasks.create_task(slow.run(quick(num_inference_steps=8)))
-        async with slow.http.stream("GET", waiting["status_url"] + "/stream") as answer:
+        drawn = tasks.create_task(page.run(quick(prompt=SLOWLY, num_inference_steps=16)))
+        await until(both_are_drawn)
+        async with page.http.stream("GET", waiting["status_url"] + "/stream") as answer:
             stream = events(answer)
             await anext(stream)
-            slow_service.send(signal.SIGTERM)
+            breakable.send(signal.SIGTERM)
             with pytest.raises(httpx.RemoteProtocolError):
                 async for _ in stream:
                     pass
     assert drawn.result().status_code == 200
-    assert await asyncio.to_thread(slow_service.stop) == 0
-    assert slow_service.errors() == []
+    assert await asyncio.to_thread(breakable.stop) == 0
+    assert breakable.errors() == before
     with pytest.raises(httpx.ConnectError):
-        await slow.http.get("/healthz")
+        await page.http.get("/healthz")
 
 
-async def test_polls_outlive_the_queue_for_a_while(slow_service: RunningService, slow: Fal) -> None:
-    request = await slow.queued(num_inference_steps=32)
-    await slow.until(request, "IN_PROGRESS")
-    nats = slow_service.kill_child("nats")
+async def test_polls_outlive_the_queue_for_a_while(breakable: RunningService, page: Fal) -> None:
+    request = await page.queued(prompt=SLOWLY, num_images=2, num_inference_steps=32)
+    await page.until(request, "IN_PROGRESS")
+    nats = breakable.kill_child("nats")
     states = set()
     async with asyncio.timeout(60):
-        while slow_service.child("nats") == nats or len(states) < 1:
-            answer = await slow.http.get(request["status_url"])
+        while not breakable.child_is_back("nats", nats) or len(states) < 1:
+            answer = await page.http.get(request["status_url"])
             states.add((answer.status_code, answer.json()["status"]))
             await asyncio.sleep(0.05)
     assert states == {(202, "IN_PROGRESS")}
-    assert (await slow.ended(request))["outcome"] == "OK"
+    assert (await page.ended(request))["outcome"] == "OK"
     assert LCM in request["status_url"]

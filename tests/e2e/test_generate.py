@@ -89,7 +89,7 @@ async def test_eight_at_once_share_network_calls_and_draw_what_each_draws_alone(
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_a_caller_that_leaves_stops_the_drawing(me: Caller, streamed: bool) -> None:
+async def test_a_caller_that_leaves_stops_the_drawing_in_time(me: Caller, streamed: bool) -> None:
     given = apple(num_images=6, num_inference_steps=32)  # leaves room for others beside it
     began = time.monotonic()
     await me.generate(given)
@@ -113,7 +113,7 @@ async def test_a_caller_that_leaves_stops_the_drawing(me: Caller, streamed: bool
     assert time.monotonic() - left < whole / 2
 
 
-async def test_a_deadline_that_cannot_be_met_is_refused_at_once(me: Caller) -> None:
+async def test_a_deadline_that_cannot_be_met_is_refused_at_once_in_time(me: Caller) -> None:
     await me.generate(apple(num_inference_steps=8))
     began = time.monotonic()
     error = await refusal(me.generate(apple(**LONG), timeout=0.25))
@@ -135,7 +135,7 @@ async def test_too_many_at_once_are_refused_and_the_rest_is_drawn(me: Caller) ->
     assert (await me.output(queued)).images
 
 
-async def test_a_deadline_that_passes(narrow_service: RunningService, narrow: Caller) -> None:
+async def test_a_deadline_that_passes_in_time(narrow_service: RunningService, narrow: Caller) -> None:
     with stopped(narrow_service):
         began = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -149,7 +149,7 @@ async def test_a_deadline_that_passes(narrow_service: RunningService, narrow: Ca
     await until(free)
 
 
-async def test_a_worker_that_does_not_answer_is_none(narrow_service: RunningService, narrow: Caller) -> None:
+async def test_a_worker_that_does_not_answer_is_none_in_time(narrow_service: RunningService, narrow: Caller) -> None:
     with stopped(narrow_service):
 
         async def unheard() -> bool:

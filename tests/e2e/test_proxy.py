@@ -90,8 +90,8 @@ async def test_the_proxy_is_no_target_of_itself(gateway: RunningService) -> None
         assert refused.status_code == 400
 
 
-async def test_without_the_operators_word_a_key_is_needed(service: RunningService) -> None:
-    async with http(service, key=None) as page, http(service, key=KEY) as owner:
+async def test_without_the_operators_word_a_key_is_needed(narrow_service: RunningService) -> None:
+    async with http(narrow_service, key=None) as page, http(narrow_service, key=KEY) as owner:
         refused = await through(page, "POST", f"https://fal.run/{LCM}", json=APPLE)
         assert (refused.status_code, refused.json()["detail"]) == (401, "Authorization header is required")
         assert (await through(owner, "POST", f"https://fal.run/{LCM}", json=APPLE)).status_code == 200

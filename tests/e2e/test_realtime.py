@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
-import signal
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import grpc
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, realtime_pb2
-from tests.driving import Caller, distance, refusal, until
+from tests.driving import Caller, back, distance, refusal, until
 from tests.leftovers import Weight, in_flight
 from tests.service import KEY, SPARE_KEYS, RunningService, apple, auth, stubs
 from tests.sessions import Close, Connect, Drop, Talk, frame, refused, size, talking, text
@@ -230,7 +229,7 @@ async def test_eight_sessions_at_once_draw_what_each_draws_alone(me: Caller) -> 
 
 
 @pytest.mark.slow
-async def test_a_caller_that_does_not_read_costs_little_memory_and_slows_nobody(
+async def test_a_caller_that_does_not_read_costs_little_memory_and_slows_nobody_in_time(
     service: RunningService, me: Caller, stranger: Caller
 ) -> None:
     async def latencies(seconds: float, first: int) -> list[float]:
@@ -286,24 +285,6 @@ async def slots_are_free(service: RunningService, key: str) -> bool:
     return not failed
 
 
-@pytest.fixture(scope="module")
-def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A service whose children may be killed, if the test waits for the next ones."""
-    running = RunningService(tmp_path_factory.mktemp("breakable"))
-    running.start()
-    yield running
-    running.stop(signal.SIGKILL)
-
-
-async def back(service: RunningService, name: str, old: int) -> None:
-    """Waits until the supervisor has started a child again and it answers."""
-
-    async def answers() -> bool:
-        return (service.data_dir / "service.json").exists() and service.child(name) != old
-
-    await until(answers, 60)
-
-
 @asynccontextmanager
 async def calling(service: RunningService) -> AsyncIterator[Caller]:
     async with grpc.aio.insecure_channel(service.address) as channel:
@@ -334,10 +315,13 @@ async def test_nothing_is_left_of_two_hundred_sessions_that_broke_off(breakable:
 
 @pytest.mark.slow
 async def test_a_killed_worker_costs_one_late_picture(breakable: RunningService) -> None:
+    async def drawn_by_a_worker() -> bool:
+        return await in_flight(breakable) == 8
+
     async with calling(breakable) as caller, session(caller) as talk:
         await talk.draw(1)
         await talk.send(2, num_inference_steps=32, num_images=8)
-        await asyncio.sleep(0.05)
+        await until(drawn_by_a_worker)
         old = breakable.kill_child("worker")
         while (response := await talk.read(60)).HasField("pong"):  # nothing but heartbeats while the next worker loads
             pass
@@ -362,17 +346,19 @@ async def test_a_killed_api_ends_the_call_and_the_next_one_opens_a_new_session(b
         await again.draw(1)
 
 
+async def test_a_session_without_frames_is_ended(narrow: Caller) -> None:
+    async with session(narrow) as idle:
+        assert (await idle.closed()).reason == Close.CLOSE_REASON_IDLE
+
+
 @pytest.mark.slow
-async def test_a_service_that_is_told_to_end_closes_its_sessions(make_service: Callable[..., RunningService]) -> None:
-    service = make_service(API__SESSION_IDLE_SECONDS=1)
-    async with calling(service) as caller:
-        async with session(caller) as idle:
-            assert (await idle.closed()).reason == Close.CLOSE_REASON_IDLE
-        async with session(caller) as talk:
-            await talk.draw(1)
-            ending = asyncio.ensure_future(asyncio.to_thread(service.stop))
-            closed = await talk.closed()
-            assert closed.reason == Close.CLOSE_REASON_DRAINING
-            assert closed.HasField("retry_delay")
-            assert await ending == 0
-    assert service.errors() == []
+async def test_a_service_that_is_told_to_end_closes_its_sessions(breakable: RunningService) -> None:
+    before = breakable.errors()
+    async with calling(breakable) as caller, session(caller) as talk:
+        await talk.draw(1)
+        ending = asyncio.ensure_future(asyncio.to_thread(breakable.stop))
+        closed = await talk.closed()
+        assert closed.reason == Close.CLOSE_REASON_DRAINING
+        assert closed.HasField("retry_delay")
+        assert await ending == 0
+    assert breakable.errors() == before

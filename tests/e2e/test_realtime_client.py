@@ -12,7 +12,7 @@ import pytest
 
 import flashbulb
 from flashbulb import AsyncClient, Dropped, Frame
-from tests.service import KEY, SPARE_KEYS, RunningService
+from tests.service import KEY, SPARE_KEYS
 
 SMALL = {"image_size": (128, 128), "num_inference_steps": 2, "seed": 7}
 
@@ -21,15 +21,6 @@ SMALL = {"image_size": (128, 128), "num_inference_steps": 2, "seed": 7}
 async def client(service):
     async with AsyncClient(SPARE_KEYS[-1], service.address) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def own_service(tmp_path_factory):
-    """A service whose processes may be killed."""
-    running = RunningService(tmp_path_factory.mktemp("killed"))
-    running.start()
-    yield running
-    running.stop()
 
 
 async def test_the_newest_prompt_is_always_drawn(client):
@@ -78,16 +69,15 @@ async def test_bad_frames_and_pictures_end_nothing(client):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("child", ["worker", "api"])
-async def test_a_lost_process_is_one_late_frame(own_service, child):
-    await asyncio.to_thread(own_service.wait_ready)
+async def test_a_lost_process_is_one_late_frame(breakable, child):
     async with (
         asyncio.timeout(100),
-        AsyncClient(KEY, own_service.address) as client,
+        AsyncClient(KEY, breakable.address) as client,
         client.realtime(notices=True, **SMALL) as session,
     ):
         await session.send(prompt="before")
         await session.latest()
-        own_service.kill_child(child)
+        breakable.kill_child(child)
         number = await session.send(prompt="after")
         frame = await session.latest()
         await session.send(prompt="later")

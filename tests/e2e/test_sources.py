@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 import flashbulb
 from flashbulb.v1 import image_pb2, input_pb2, model_pb2, storage_pb2
 from tests.driving import Caller, State, distance, pixels, read_status, refusal
-from tests.service import KEY, RunningService, apple, auth, stubs
+from tests.service import RunningService, apple, auth
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -285,7 +285,7 @@ async def test_the_link_of_a_picture_is_a_picture_of_the_same_key(me: Caller) ->
     assert (await me.generate(pear(Source(uri=url)))).images[0].content
 
 
-async def test_private_addresses_where_the_operator_allows_them(make_service: Callable[..., RunningService]) -> None:
+async def test_private_addresses_where_the_operator_allows_them(unsteady: Caller) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + disc())
@@ -294,18 +294,16 @@ async def test_private_addresses_where_the_operator_allows_them(make_service: Ca
 
     web = await asyncio.start_server(answer, "127.0.0.1", 0)
     url = f"http://localhost:{web.sockets[0].getsockname()[1]}/a.png"
-    service = await asyncio.to_thread(make_service, WORKER__ALLOW_PRIVATE_URLS="true")
-    async with web, grpc.aio.insecure_channel(service.address) as channel:
-        caller = Caller(stubs(channel), KEY)
-        fetched = await caller.generate(pear(Source(uri=url)))
-        assert (
-            distance(fetched.images[0].content, (await caller.generate(pear(Source(content=disc())))).images[0].content)
-            <= 1
-        )
+    async with web:
+        fetched = await unsteady.generate(pear(Source(uri=url)))
+        inline = await unsteady.generate(pear(Source(content=disc())))
+        other = await unsteady.generate(pear(Source(content=right_half())))
+        assert distance(fetched.images[0].content, inline.images[0].content) <= 1
+        assert distance(fetched.images[0].content, other.images[0].content) > 1, "it is drawn of what was fetched"
         assert fetched.resolved_input.fast_lcm_image_to_image.image_url.uri == url
 
 
-async def test_a_caller_who_leaves_while_his_picture_is_fetched(make_service: Callable[..., RunningService]) -> None:
+async def test_a_caller_who_leaves_while_his_picture_is_fetched(unsteady: Caller) -> None:
     asked, left = asyncio.Event(), asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -317,9 +315,8 @@ async def test_a_caller_who_leaves_while_his_picture_is_fetched(make_service: Ca
 
     web = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{web.sockets[0].getsockname()[1]}/a.png"
-    service = await asyncio.to_thread(make_service, WORKER__ALLOW_PRIVATE_URLS="true")
-    async with web, grpc.aio.insecure_channel(service.address) as channel:
-        stream = Caller(stubs(channel), KEY).streaming(pear(Source(uri=url)))
+    async with web:
+        stream = unsteady.streaming(pear(Source(uri=url)))
         async with asyncio.timeout(10):
             await asked.wait()
             stream.cancel()

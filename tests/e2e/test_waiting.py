@@ -126,7 +126,7 @@ async def test_the_expected_time_grows_with_the_position(held: Held, narrow: Cal
 # Start timeouts
 
 
-async def test_a_request_that_is_not_started_in_time_expires(held: Held, narrow: Caller) -> None:
+async def test_a_request_that_is_not_started_in_time_expires_in_time(held: Held, narrow: Caller) -> None:
     began = time.monotonic()
     request_id = (await narrow.submit(start_timeout=span(0.3))).request_id
     behind = (await narrow.submit()).request_id

@@ -77,7 +77,7 @@ async def test_what_a_follower_does_not_read_pushes_out_previews_and_then_the_ol
         assert await taken(follower, 4) == [log(3), log(4), log(5), log(6)]
 
 
-async def test_a_follower_that_does_not_read_holds_nobody_up(queue: Queue) -> None:
+async def test_a_follower_that_does_not_read_holds_nobody_up_in_time(queue: Queue) -> None:
     async with queue.events.follow("one", previews=True, limit=8) as stuck, queue.events.follow("one", previews=True):
         started = time.monotonic()
         for number in range(2000):
@@ -116,7 +116,7 @@ async def heard(queue: Queue, request_id: str, follower: Follower, event: Event)
                 return
 
 
-async def test_a_follower_goes_on_after_nats_was_killed(own_nats_server: RunningNats) -> None:
+async def test_a_follower_goes_on_after_nats_was_killed_in_time(own_nats_server: RunningNats) -> None:
     async with (
         open_queue(own_nats_server) as queue,
         open_queue(own_nats_server) as other,

@@ -103,7 +103,7 @@ async def test_models_outlive_their_workers(queue: Queue) -> None:
         assert model in later.models()
 
 
-async def test_a_worker_answers_what_it_stopped(queue: Queue) -> None:
+async def test_a_worker_answers_what_it_stopped_in_time(queue: Queue) -> None:
     async def stop(request_id: str) -> Stopped:
         if request_id == "slow":
             await asyncio.sleep(0.5)
@@ -169,7 +169,7 @@ async def test_an_answer_to_a_cancellation_that_cannot_be_read_is_none(queue: Qu
         assert await fleet.cancel("one", "held", seconds=5) is None
 
 
-async def test_a_dead_worker_is_noticed_at_once(queue: Queue) -> None:
+async def test_a_dead_worker_is_noticed_at_once_in_time(queue: Queue) -> None:
     async with Fleet.open(queue.nc, queue.js) as fleet:
         started = time.monotonic()
         assert await fleet.cancel("dead", "request", seconds=10) is None
@@ -187,7 +187,7 @@ async def announced(herald: Herald, worker_id: str) -> bool:
     return True
 
 
-async def test_the_fleet_is_known_again_after_nats_was_killed(own_nats_server: RunningNats) -> None:
+async def test_the_fleet_is_known_again_after_nats_was_killed_in_time(own_nats_server: RunningNats) -> None:
     async def stop(_: str) -> Stopped:
         return Stopped(True, 1, 2)
 

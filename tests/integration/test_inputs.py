@@ -282,7 +282,7 @@ async def test_a_file_that_is_too_large(fetcher, said):
     assert sent < 2 * MAX_FETCHED_BYTES
 
 
-async def test_a_server_that_drips():
+async def test_a_server_that_drips_in_time():
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while not writer.is_closing():
@@ -389,7 +389,7 @@ async def test_files_of_others_and_of_nobody_are_not_there(inputs, files):
             await inputs.gather(make_image_spec(image=SourceImage(uri_of(missing))), "tester")
 
 
-async def test_a_slow_server_holds_up_nobody_with_a_picture_of_his_own(inputs):
+async def test_a_slow_server_holds_up_nobody_with_a_picture_of_his_own_in_time(inputs):
     async def answer(head: str, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 

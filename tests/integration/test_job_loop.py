@@ -274,7 +274,9 @@ async def test_a_request_is_cancelled_at_the_next_step(queue: Queue, files: File
     assert await stored(files, request) == [False]
 
 
-async def test_a_request_is_cancelled_while_its_picture_is_being_fetched(queue: Queue, files: FileStore) -> None:
+async def test_a_request_is_cancelled_while_its_picture_is_being_fetched_in_time(
+    queue: Queue, files: FileStore
+) -> None:
     asked = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -330,7 +332,7 @@ async def test_a_file_store_that_is_away_is_waited_for_by_what_it_shall_be_read(
         assert (await settled(queue, request, 30)).state is State.SUCCEEDED
 
 
-async def test_a_request_is_cancelled_while_its_pictures_are_being_stored(
+async def test_a_request_is_cancelled_while_its_pictures_are_being_stored_in_time(
     nats_server: RunningNats, own_s3_server: RunningS3
 ) -> None:
     await forget_streams(nats_server)

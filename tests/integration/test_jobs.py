@@ -93,7 +93,9 @@ async def test_a_full_queue_refuses_and_has_room_again(nats_server: RunningNats)
         assert set(await waiting(queue)) == {jobs[1].request_id, jobs[2].request_id, refused.request_id}
 
 
-async def test_a_renewed_lease_is_kept_and_one_that_is_not_goes_to_another(queue: Queue, consumer: JobConsumer) -> None:
+async def test_a_renewed_lease_is_kept_and_one_that_is_not_goes_to_another_in_time(
+    queue: Queue, consumer: JobConsumer
+) -> None:
     renewed, dropped = await publish(queue, 2)
     kept, left = await next_lease(consumer), await next_lease(consumer)
     assert (kept.job.request_id, left.job.request_id) == (renewed.request_id, dropped.request_id)
@@ -117,7 +119,7 @@ async def test_a_renewed_lease_is_kept_and_one_that_is_not_goes_to_another(queue
     assert await waiting(queue) == []
 
 
-async def test_a_job_that_was_given_back_comes_after_the_delay(queue: Queue, consumer: JobConsumer) -> None:
+async def test_a_job_that_was_given_back_comes_after_the_delay_in_time(queue: Queue, consumer: JobConsumer) -> None:
     (job,) = await publish(queue, 1)
     await (await next_lease(consumer)).give_back()
     second = await next_lease(consumer)
@@ -176,13 +178,13 @@ async def test_a_low_job_does_not_wait_for_an_idle_worker(queue: Queue, consumer
     assert [(await next_lease(consumer)).job.request_id for _ in low] == [job.request_id for job in low]
 
 
-async def test_waiting_without_jobs_ends_after_about_a_second(consumer: JobConsumer) -> None:
+async def test_waiting_without_jobs_ends_after_about_a_second_in_time(consumer: JobConsumer) -> None:
     started = time.monotonic()
     assert await consumer.next() is None
     assert 0.9 < time.monotonic() - started < 1.5
 
 
-async def test_a_new_job_is_picked_up_at_once(queue: Queue, consumer: JobConsumer) -> None:
+async def test_a_new_job_is_picked_up_at_once_in_time(queue: Queue, consumer: JobConsumer) -> None:
     took: list[float] = []
 
     async def work() -> None:
@@ -354,7 +356,7 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(own_nats_server:
         assert len(found) == len(set(found))
 
 
-async def test_a_consumer_goes_on_after_nats_was_killed(own_nats_server: RunningNats) -> None:
+async def test_a_consumer_goes_on_after_nats_was_killed_in_time(own_nats_server: RunningNats) -> None:
     async with open_queue(own_nats_server) as queue, JobConsumer.open(queue.nc, [POOL]) as consumer:
         before, after = await publish(queue, 2)
         held = await next_lease(consumer)
@@ -392,7 +394,7 @@ async def test_an_outage_leaves_no_pulls_that_take_jobs_unseen(own_nats_server: 
             await lease.done()
 
 
-async def test_every_call_says_so_while_nats_is_away(own_nats_server: RunningNats) -> None:
+async def test_every_call_says_so_while_nats_is_away_in_time(own_nats_server: RunningNats) -> None:
     async with open_queue(own_nats_server) as queue, JobConsumer.open(queue.nc, [POOL]) as consumer:
         job = (await publish(queue, 1))[0]
         lease = await next_lease(consumer)

@@ -125,7 +125,7 @@ async def test_previews_come_when_they_are_asked_for(api: Api, gate: GatedPipeli
         assert all(1 <= p.step < 4 and Image.open(io.BytesIO(p.content)).format == "JPEG" for p in previews)
 
 
-async def test_max_fps_spaces_the_pictures_also_at_the_start(api: Api, gate: GatedPipeline) -> None:
+async def test_max_fps_spaces_the_pictures_also_at_the_start_in_time(api: Api, gate: GatedPipeline) -> None:
     gate.let_go()
     loop = asyncio.get_running_loop()
     async with api.session(max_fps=10, frame_policy=ALL) as session:

@@ -84,7 +84,7 @@ async def test_what_a_restarted_server_forgot_is_made_again(own_nats_server: Run
         await eventually(complete)
 
 
-async def test_a_server_that_is_not_there_is_waited_for_and_then_given_up() -> None:
+async def test_a_server_that_is_not_there_is_waited_for_and_then_given_up_in_time() -> None:
     (port,) = free_ports(1)
     started = time.monotonic()
     with pytest.raises(StoreUnavailable):

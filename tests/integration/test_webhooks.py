@@ -388,7 +388,7 @@ async def test_two_apis_share_the_work(nats_server):
         assert one.accepted(receiver) and two.accepted(receiver)
 
 
-async def test_a_slow_receiver_does_not_hold_up_the_others(nats_server):
+async def test_a_slow_receiver_does_not_hold_up_the_others_in_time(nats_server):
     await forget_streams(nats_server)
     settings = QUICK.model_copy(
         update={"first_timeout_seconds": 20.0, "concurrency_per_target": 4, "concurrency": 16, "lease_seconds": 5.0}

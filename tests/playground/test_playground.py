@@ -72,7 +72,7 @@ def red_apple_bytes() -> bytes:
     return buffer.getvalue()
 
 
-def test_typing_draws(live: Page) -> None:
+def test_typing_draws_in_time(live: Page) -> None:
     """A picture follows within 1.5 s at the median, and it is of what was typed."""
     live.fill("#seed", "7")
     taken = [picture_changes(live, lambda p=prompt: live.fill("#prompt", p)) for prompt in PROMPTS]

@@ -28,14 +28,6 @@ def wait_for(what: str, condition: Callable[[], T]) -> T:
     return value
 
 
-def is_running(pid: int) -> bool:
-    """False for a zombie too: it is gone but for its parent."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 class Serving:
     """`flashbulb-server serve` with stand-in roles, on `folder`/data. Variables go over a clean environment."""
 

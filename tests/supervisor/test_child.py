@@ -239,7 +239,9 @@ async def test_a_child_that_does_not_end_is_killed(tmp_path: Path):
         os.kill(pid, 0)
 
 
-async def test_stopping_does_not_wait_for_a_restart_that_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_stopping_does_not_wait_for_a_restart_that_is_due_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(child_module, "_HOPELESS_ATTEMPTS", 1000)
 
     async def ended_four_times() -> None:

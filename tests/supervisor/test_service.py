@@ -21,7 +21,8 @@ from minio import Minio
 from nats.js.api import StreamConfig
 
 from tests.embedded import RunningNats, RunningS3
-from tests.supervisor.serving import Serving, is_running, wait_for
+from tests.service import is_running
+from tests.supervisor.serving import Serving, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(not Path("/proc").exists(), reason="looks at /proc")]
 

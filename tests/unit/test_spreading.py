@@ -34,13 +34,13 @@ def told(request):
 """
 
 QUICK = """
-def test_one(): pass
-def test_two(): pass
-"""
-
-TIMING = """
 from pathlib import Path
-def test_timed(): (Path(__file__).parent / "timed").touch()
+import pytest
+
+def test_one(): pass
+@pytest.mark.parametrize("name", ["a::b", "c"])
+def test_it_is_done_in_time(name): (Path(__file__).parent / "timed").touch()
+def test_two(): pass
 """
 
 SLOW = """
@@ -53,6 +53,8 @@ def test_slow():
     while time.monotonic() < until:
         assert not (Path(__file__).parent / "timed").exists(), "a test that measures time ran meanwhile"
         time.sleep(0.01)
+
+def test_also_in_time(): pass
 """
 
 
@@ -62,8 +64,6 @@ def test_files_stay_together_and_what_measures_time_is_alone_at_the_end(tmp_path
         ("conftest", CONFTEST),
         ("test_quick", QUICK),
         ("test_slow", SLOW),
-        ("test_timing_a", TIMING),
-        ("test_timing_b", TIMING),
     ):
         (tmp_path / f"{name}.py").write_text(content)
     command = (sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n", workers, "-c", os.devnull)
@@ -76,12 +76,12 @@ def test_files_stay_together_and_what_measures_time_is_alone_at_the_end(tmp_path
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
     told = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
-    assert {file for _, file, _ in told[-2:]} == {"test_timing_a.py", "test_timing_b.py"}
-    assert len({worker for worker, _, _ in told[-2:]}) == 1
+    assert sorted(name for _, _, name in told[-3:]) == ["test_also_in_time"] + ["test_it_is_done_in_time"] * 2
+    assert len({worker for worker, _, _ in told[-3:]}) == 1
     by_file = defaultdict(set)
-    for worker, file, _ in told[:-2]:
+    for worker, file, _ in told[:-3]:
         by_file[file].add(worker)
     assert all(len(whose) == 1 for whose in by_file.values()), by_file
     if workers == "2":

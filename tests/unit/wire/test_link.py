@@ -93,7 +93,7 @@ async def test_a_silent_end_is_asked_and_an_answer_is_enough() -> None:
         assert await other.heard() == message(1)
 
 
-async def test_an_end_that_stays_silent_is_given_up() -> None:
+async def test_an_end_that_stays_silent_is_given_up_in_time() -> None:
     async with pair(ask_seconds=0.1) as (one, _, _, far):
         began = asyncio.get_running_loop().time()
         far._transport.pause_reading()  # as if it hung
