@@ -24,7 +24,9 @@ def test_the_licence_of_a_package_is_that_of_the_project(folder: str) -> None:
 @pytest.mark.parametrize("folder", PACKAGES[:2])
 def test_the_licence_is_in_the_wheel(folder: str, tmp_path: Path) -> None:
     source = tmp_path / "source"  # building leaves files beside it
-    shutil.copytree(ROOT / folder, source, ignore=shutil.ignore_patterns("models", "build", "*.egg-info", "__pycache__"))
+    shutil.copytree(
+        ROOT / folder, source, ignore=shutil.ignore_patterns("models", "build", "*.egg-info", "__pycache__")
+    )
     command = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), str(source))
     subprocess.run((sys.executable, *command), check=True, timeout=110)
     (wheel,) = tmp_path.glob("*.whl")
