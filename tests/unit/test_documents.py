@@ -17,7 +17,9 @@ DOCUMENTS = sorted(
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md"
 )
-OWN = re.compile(r"(optional\.webhook\.url|127\.0\.0\.1|localhost|0\.0\.0\.0|nats|minio|([a-z0-9-]+\.)*example(\.(com|org|net))?)(:\d+)?")
+OWN = re.compile(
+    r"(optional\.webhook\.url|127\.0\.0\.1|localhost|0\.0\.0\.0|nats|minio|([a-z0-9-]+\.)*example(\.(com|org|net))?)(:\d+)?"
+)
 B = "https://pictures.example.com"
 
 
