@@ -111,6 +111,20 @@ async def test_a_killed_worker_s_request_is_drawn_again_once(breakable: RunningS
         assert await listed(call) == [request_id, *before][:100]
 
 
+async def test_a_killed_worker_s_request_does_not_wait_for_its_lease(tmp_path: Path) -> None:
+    service = SleepingService(tmp_path, seconds=0.05, QUEUE__LEASE_SECONDS=600)
+    service.start()
+    try:
+        async with calling(service) as call, asyncio.timeout(60):
+            request_id = await submit(call, num_inference_steps=32, num_images=4)
+            await until_step(call, request_id, 2)
+            service.kill_child("worker")
+            ended = await until_ended(call, request_id)
+            assert (ended.state, ended.attempt) == (State.STATE_SUCCEEDED, 2)
+    finally:
+        service.stop(signal.SIGKILL)
+
+
 async def test_a_request_that_kills_every_worker_fails_and_says_so(breakable: RunningService) -> None:
     async with calling(breakable) as call:
         request_id = await submit(call, num_inference_steps=32, num_images=8)

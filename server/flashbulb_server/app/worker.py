@@ -23,6 +23,7 @@ from flashbulb_server.messaging.dead_letters import DeadLetters
 from flashbulb_server.messaging.events import EventBus
 from flashbulb_server.messaging.fleet import Herald
 from flashbulb_server.messaging.jobs import JobConsumer
+from flashbulb_server.messaging.pledges import Pledges
 from flashbulb_server.messaging.records import RequestRecords
 from flashbulb_server.messaging.topology import Pool, ensure_consumers, ensure_topology
 from flashbulb_server.messaging.webhooks import WebhookQueue
@@ -89,7 +90,9 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         pools = [Pool(settings.worker.worker_class, name) for name in models]
         for pool in pools:
             await ensure_consumers(js, settings.queue, pool)
-        consumer = await stack.enter_async_context(JobConsumer.open(nc, pools, dead))
+        hand = Pledges.open(nc, _hand(settings.worker.listen), lease_seconds=settings.queue.lease_seconds)
+        pledges = await stack.enter_async_context(hand)
+        consumer = await stack.enter_async_context(JobConsumer.open(nc, pools, dead, pledges))
         records = RequestRecords(nc, js, dead=dead)
         desk = Desk(consumer, records, EventBus(nc, js), engine, inputs, delivery, WebhookQueue(js))
         jobs = JobLoop(desk, settings.queue, worker_id=worker_id, clock=time.time)
@@ -108,6 +111,12 @@ async def worker(settings: Settings, load: Load | None = None) -> AsyncIterator[
         stack.callback(voice.drain)
         await stack.enter_async_context(until_drained(jobs, settings.worker.drain_seconds))
         yield Addresses(address)
+
+
+def _hand(listen: str) -> Path | None:
+    """Where a worker on one host with its api, which listens on a socket in the file system, writes down what it holds."""
+    kind, _, path = listen.partition(":")
+    return Path(f"{path}.hand") if kind == "unix" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import nats.errors
 from nats.aio.client import Client
@@ -23,6 +24,7 @@ from flashbulb_server.errors import QueueFull
 from flashbulb_server.messaging.connection import REQUEST_SECONDS, WRONG_LAST_SEQUENCE, unavailable
 from flashbulb_server.messaging.dead_letters import DeadLetters, Kind, Letter
 from flashbulb_server.messaging.lease import Lease
+from flashbulb_server.messaging.pledges import Pledges
 from flashbulb_server.messaging.scan import Found, scan
 from flashbulb_server.messaging.topology import JOBS, JOBS_ROOT, Pool, ensure_consumers
 from flashbulb_server.wire.records import Job, decode_job, encode_job
@@ -189,10 +191,26 @@ class JobQueue:
 class JobLease(Lease):
     """A job that this worker holds. `attempt` counts deliveries from 1."""
 
-    def __init__(self, message: Msg) -> None:
+    def __init__(self, message: Msg, pledges: Pledges) -> None:
         super().__init__(message)
         self.job = decode_job(message.data)
         self.attempt = message.metadata.num_delivered
+        self._pledge = pledges.of(message.metadata.sequence.stream, message.reply)
+
+    async def renew(self) -> None:
+        """As of a lease."""
+        self._pledge.write(self._message.reply)
+        await super().renew()
+
+    async def done(self) -> None:
+        """As of a lease."""
+        await super().done()
+        self._pledge.drop()
+
+    async def give_back(self, delay: float = 0.0) -> None:
+        """As of a lease."""
+        self._pledge.drop()
+        await super().give_back(delay)
 
 
 class JobConsumer:
@@ -201,12 +219,14 @@ class JobConsumer:
     Normal jobs go before low ones, for whichever model; at equal priority the models take turns.
     """
 
-    def __init__(self, nc: Client, pools: Sequence[Pool], dead: DeadLetters) -> None:
+    def __init__(self, nc: Client, pools: Sequence[Pool], dead: DeadLetters, pledges: Pledges) -> None:
         self._nc = nc
         self._turn = 0
         inbox = nc.new_inbox()
         self._lines = {
-            priority: deque(_Line(pool, priority, f"{inbox}.{priority}.{i}", dead) for i, pool in enumerate(pools))
+            priority: deque(
+                _Line(pool, priority, f"{inbox}.{priority}.{i}", dead, pledges) for i, pool in enumerate(pools)
+            )
             for priority in Priority
         }
         self._by_doorbell = {(line.pool.token, line.priority): line for lines in self._lines.values() for line in lines}
@@ -216,10 +236,14 @@ class JobConsumer:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, nc: Client, pools: Sequence[Pool], dead: DeadLetters | None = None
+        cls,
+        nc: Client,
+        pools: Sequence[Pool],
+        dead: DeadLetters | None = None,
+        pledges: Pledges | None = None,
     ) -> AsyncIterator[JobConsumer]:
         """Listens for new jobs, and for the answers to its pulls. The pools' consumers must exist."""
-        consumer = cls(nc, pools, dead or DeadLetters(nc.jetstream()))
+        consumer = cls(nc, pools, dead or DeadLetters(nc.jetstream()), pledges or Pledges(None))
         subscriptions = []
         with unavailable():
             for line in consumer._by_doorbell.values():
@@ -287,8 +311,9 @@ class JobConsumer:
 class _Line:
     """The jobs of one pool and priority. `promising`: there may be one; `rung`: jobs that were announced and did not come here yet."""
 
-    def __init__(self, pool: Pool, priority: Priority, inbox: str, dead: DeadLetters) -> None:
+    def __init__(self, pool: Pool, priority: Priority, inbox: str, dead: DeadLetters, pledges: Pledges) -> None:
         self._dead = dead
+        self._lease = partial(JobLease, pledges=pledges)
         self.pool = pool
         self.priority = priority
         self.inbox = inbox
@@ -319,7 +344,7 @@ class _Line:
 
     async def _pulled(self, nc: Client, seconds: float) -> JobLease | None:
         while (message := await self._answer(nc, seconds)) is not None:
-            if (lease := await self._dead.opened(Kind.JOB, message, JobLease)) is not None:
+            if (lease := await self._dead.opened(Kind.JOB, message, self._lease)) is not None:
                 return lease
         return None
 
