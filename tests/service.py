@@ -122,7 +122,7 @@ class RunningService:
     def _wait(self, condition: Callable[[dict[str, int | None]], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._tells(condition):
-            assert self.runs, self.log.read_text()
+            assert self.is_running, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
@@ -166,11 +166,6 @@ class RunningService:
         """Address and token of the embedded nats-server."""
         port = json.loads((self.data_dir / "ports.json").read_text())["nats"][0]
         return f"nats://127.0.0.1:{port}", json.loads((self.data_dir / "secrets.json").read_text())["nats_token"]
-
-    @property
-    def runs(self) -> bool:
-        """Whether its supervisor does."""
-        return self._process is not None and self._process.poll() is None
 
     def child_is_back(self, name: str, old_pid: int) -> bool:
         """Whether the supervisor has started a child again that had this pid, and it answers."""

@@ -15,8 +15,6 @@ from tests.conformance.stage import Stage
 from tests.conformance.tls_proxy import tls_proxy
 from tests.service import KEY
 
-pytestmark = pytest.mark.timeout(150)
-
 SCRIPT = "environment.py"
 
 

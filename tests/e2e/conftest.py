@@ -148,7 +148,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         WORKER__ALLOW_PRIVATE_URLS=True,
     )
     yield running
-    if running.runs:
+    if running.is_running:
         assert running.stop() == 0
 
 
@@ -158,7 +158,7 @@ def breakable(fragile: RunningService) -> RunningService:
 
     A call over a picture takes 20 ms, and pictures are of one colour, which tells what was asked for.
     """
-    if not fragile.runs:
+    if not fragile.is_running:
         fragile.start()
     fragile.wait_whole()
     return fragile

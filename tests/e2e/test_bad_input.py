@@ -12,8 +12,6 @@ from flashbulb.v1 import generation_pb2, image_pb2, input_pb2, model_pb2, queue_
 from tests.driving import SECONDS, Caller, Refusal, refusal
 from tests.service import KEY, Stubs, apple, auth
 
-pytestmark = pytest.mark.timeout(30)
-
 INVALID = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT")
 NAN, INFINITY = float("nan"), float("inf")
 Given = input_pb2.GenerationInput

@@ -12,8 +12,6 @@ from google.rpc import code_pb2
 from tests.driving import Caller, Refusal, State, read_status
 from tests.service import apple
 
-pytestmark = pytest.mark.timeout(30)
-
 LONG = {"num_images": 8, "num_inference_steps": 32}
 
 

@@ -20,7 +20,6 @@ from tests.gateway import Fal
 from tests.service import SPARE_KEYS, RunningService, auth, stubs
 from tests.whole_inputs import WHOLE, in_protobuf, of_endpoint
 
-pytestmark = pytest.mark.timeout(60)
 each_endpoint = pytest.mark.parametrize("endpoint", list(ENDPOINTS.values()), ids=lambda e: e.id)
 MODEL = "sleeping"
 KEY = SPARE_KEYS[-1]

@@ -20,7 +20,7 @@ from tests.driving import back
 from tests.service import RunningService, Stubs, apple, auth, is_running, stubs
 from tests.sleeping_worker import SleepingService
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 State = queue_pb2.GenerationRequest.State
 

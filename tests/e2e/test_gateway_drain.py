@@ -15,7 +15,7 @@ from tests.leftovers import in_flight
 from tests.service import KEY, RunningService
 from tests.sleeping_pipeline import SLOWLY
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.gateway import LCM
 from tests.service import KEY, RunningService
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 CHECKS = (not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance)
 

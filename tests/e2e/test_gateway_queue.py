@@ -13,8 +13,6 @@ from tests.driving import Caller
 from tests.gateway import LCM, LONG, Fal, events, picture, quick
 from tests.service import RunningService
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def test_a_request_goes_through_the_queue(fal: Fal) -> None:
     answer = await fal.submit(quick(format="png"))

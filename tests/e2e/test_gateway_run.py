@@ -13,8 +13,6 @@ from tests.driving import Caller, distance, stopped, until
 from tests.gateway import LCM, LONG, Fal, events, picture, quick
 from tests.service import OTHER_KEY, RunningService, apple
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def test_a_prompt_becomes_a_picture(fal: Fal) -> None:
     answer = await fal.run(quick(format="png", request_id="mine"))

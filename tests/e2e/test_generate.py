@@ -15,8 +15,6 @@ from flashbulb.v1 import image_pb2, model_pb2
 from tests.driving import Caller, distance, refusal, stopped, until
 from tests.service import RunningService, apple, auth
 
-pytestmark = pytest.mark.timeout(60)
-
 PNG = image_pb2.IMAGE_FORMAT_PNG
 LONG = {"num_images": 8, "num_inference_steps": 32}
 

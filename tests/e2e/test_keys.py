@@ -21,7 +21,7 @@ from tests.service import RunningService, apple, stubs
 from tests.sessions import talking
 from tests.sockets import APPLE, LCM, http, socket
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 SECONDS = 20
 OLD, FRIEND = "mine:an-old-secret", "friend:another-secret"
 

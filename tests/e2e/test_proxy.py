@@ -10,7 +10,6 @@ import pytest
 from tests.service import KEY, OTHER_KEY, RunningService
 from tests.sockets import APPLE, LCM, http
 
-pytestmark = pytest.mark.timeout(120)
 PATH = "/api/fal/proxy"
 
 

@@ -9,14 +9,11 @@ import uuid
 
 import grpc
 import httpx
-import pytest
 from PIL import Image
 
 from flashbulb.v1 import image_pb2, queue_pb2
 from tests.driving import Caller, Refusal, State, distance, refusal
 from tests.service import apple
-
-pytestmark = pytest.mark.timeout(30)
 
 PNG = image_pb2.IMAGE_FORMAT_PNG
 SUCCEEDED = State.STATE_SUCCEEDED

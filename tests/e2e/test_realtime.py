@@ -19,7 +19,6 @@ from tests.leftovers import Weight, in_flight
 from tests.service import KEY, SPARE_KEYS, RunningService, apple, auth, stubs
 from tests.sessions import Close, Connect, Drop, Talk, frame, refused, size, talking, text
 
-pytestmark = pytest.mark.timeout(90)
 PNG = image_pb2.IMAGE_FORMAT_PNG
 
 

@@ -15,8 +15,6 @@ from flashbulb.v1 import input_pb2, model_pb2
 from tests.driving import Caller, refusal
 from tests.service import RunningService, apple, auth
 
-pytestmark = pytest.mark.timeout(30)
-
 SERVICES = {f"flashbulb.v1.{name}Service" for name in ("Generation", "Queue", "Storage", "Model", "Realtime")}
 ENDPOINTS = [
     "fast-lcm-diffusion",

@@ -25,8 +25,6 @@ from tests.e2e.conftest import TOKEN_SECRET
 from tests.service import KEY, OTHER_KEY, RunningService
 from tests.sockets import APPLE, LCM, http, socket
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def forged(secret: str = TOKEN_SECRET, **changes: object) -> str:
     key_id, _, own = KEY.partition(":")

@@ -20,8 +20,6 @@ from flashbulb.v1 import image_pb2, input_pb2, model_pb2, storage_pb2
 from tests.driving import Caller, State, distance, pixels, read_status, refusal
 from tests.service import RunningService, apple, auth
 
-pytestmark = pytest.mark.timeout(60)
-
 ENDPOINTS = ["fast-lcm-diffusion", "fast-lcm-diffusion/image-to-image", "fast-lcm-diffusion/inpainting"]
 Source = image_pb2.ImageSource
 

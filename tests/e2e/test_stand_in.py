@@ -25,7 +25,6 @@ from tests.hosted import ASKED, BODY, DREW, EXAMPLE, SAID
 from tests.service import KEY, RunningService, auth, stubs
 from tests.whole_inputs import in_protobuf
 
-pytestmark = pytest.mark.timeout(120)
 HEADER = "x-flashbulb-stand-in"
 MESSAGE = in_protobuf(ENDPOINTS["fast-lcm-diffusion"], EXAMPLE)
 SMALL = {**EXAMPLE, "image_size": {"width": 128, "height": 128}, "num_inference_steps": 2}

@@ -15,8 +15,6 @@ from flashbulb.v1 import storage_pb2
 from tests.driving import Caller, refusal
 from tests.service import apple, auth
 
-pytestmark = pytest.mark.timeout(30)
-
 MIB = 1 << 20
 
 

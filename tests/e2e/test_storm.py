@@ -13,7 +13,6 @@ from tests.driving import Caller, until
 from tests.leftovers import Weight, in_flight
 from tests.service import SPARE_KEYS, RunningService, apple, auth, stubs
 
-pytestmark = pytest.mark.timeout(120)
 CALLS = 200
 
 

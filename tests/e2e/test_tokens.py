@@ -16,7 +16,6 @@ from tests.driving import Caller, Refusal, refusal
 from tests.service import apple
 from tests.sessions import Close, Connect, talking, text
 
-pytestmark = pytest.mark.timeout(60)
 LCM = "fast-lcm-diffusion"
 
 

@@ -21,7 +21,6 @@ from PIL import Image
 from tests.service import KEY, OTHER_KEY, RunningService
 from tests.sockets import APPLE, LCM, http
 
-pytestmark = pytest.mark.timeout(180)
 MIB = 1 << 20
 TEXT = {"content_type": "text/plain", "file_name": "hello.txt"}
 

@@ -8,14 +8,11 @@ from collections.abc import Callable
 
 import grpc
 import nats
-import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from flashbulb.v1 import queue_pb2
 from tests.driving import Caller, State, read_status, refusal, stopped, until
 from tests.service import RunningService, apple
-
-pytestmark = pytest.mark.timeout(60)
 
 LOW = queue_pb2.PRIORITY_LOW
 LIMIT = 12  # requests that the narrow service takes, the held one included

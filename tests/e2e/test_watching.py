@@ -14,8 +14,6 @@ from flashbulb_server.wire.records import Event, encode_event
 from tests.driving import TERMINAL, Caller, State, pixels, stopped, until
 from tests.service import RunningService, apple
 
-pytestmark = pytest.mark.timeout(30)
-
 Events = Sequence[queue_pb2.WatchStatusResponse]
 
 

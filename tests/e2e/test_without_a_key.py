@@ -13,8 +13,6 @@ from tests.driving import Caller
 from tests.raw_http2 import RawCall, prefix, raw_call
 from tests.service import RunningService, auth
 
-pytestmark = pytest.mark.timeout(120)
-
 MIB = 1 << 20
 SILENT = 3000  # more than api.max_calls
 MESSAGE = 16 * MIB - 1024

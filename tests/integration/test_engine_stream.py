@@ -34,7 +34,7 @@ from tests.integration.live import Api, GatedPipeline, Worker, open_api, open_wo
 from tests.integration.stage import Queue, eventually
 from tests.specs import make_spec
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.integration
 SECONDS = 10.0
 
 

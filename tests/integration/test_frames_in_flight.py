@@ -14,7 +14,7 @@ from tests.integration.live import Api, GatedPipeline, Worker, open_worker
 from tests.integration.stage import Queue, eventually
 from tests.sessions import Drop, Talk, size, text
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.integration
 ALL = realtime_pb2.FRAME_POLICY_ALL
 NEWEST = realtime_pb2.FRAME_POLICY_NEWEST
 PNG = image_pb2.IMAGE_FORMAT_PNG

@@ -18,7 +18,7 @@ from tests.integration.live import KEY, OTHER_KEY, Api, GatedPipeline, Worker, o
 from tests.integration.stage import Queue, eventually
 from tests.sessions import Close, Connect, Drop, Talk, frame, refused, size, text
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.integration
 ALL = realtime_pb2.FRAME_POLICY_ALL
 PNG = image_pb2.IMAGE_FORMAT_PNG
 

@@ -17,7 +17,7 @@ from tests.integration.stage import Queue, eventually
 from tests.sessions import Talk, size, text
 from tests.sleeping_pipeline import SleepingPipeline
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 CALLS = 300
 GROWTH = (
     400_000  # bytes that two storms may leave beyond the first one: less than a frame or a call of each of their calls

@@ -29,7 +29,7 @@ from tests.receiver import Receiver
 from tests.service import apple, stubs
 from tests.sleeping_pipeline import SleepingPipeline
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 GOOD = 200
 WITH_WEBHOOK = 20
 AT_ONCE = 25
