@@ -13,7 +13,7 @@ from tests.conformance.python_client import LEAVES_SOCKETS, Client, client_of, s
 from tests.conformance.stage import APPLE, ENDPOINT, LONG, Stage
 from tests.service import OTHER_KEY
 
-pytestmark = LEAVES_SOCKETS
+pytestmark = [*LEAVES_SOCKETS]
 
 Fault = fal_client.client.FalClientHTTPError
 

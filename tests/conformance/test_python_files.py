@@ -17,7 +17,7 @@ from tests.conformance.python_client import LEAVES_SOCKETS, Client, client_of, s
 from tests.conformance.stage import APPLE, ENDPOINT, Stage
 from tests.conformance.test_python import fault
 
-pytestmark = LEAVES_SOCKETS
+pytestmark = [*LEAVES_SOCKETS]
 
 EDIT = {**APPLE, "strength": 0.3}
 

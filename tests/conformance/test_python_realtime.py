@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.python_client import LEAVES_SOCKETS, Client, client_of, seen
 from tests.conformance.stage import APPLE, ENDPOINT, Stage
 
-pytestmark = LEAVES_SOCKETS
+pytestmark = [*LEAVES_SOCKETS]
 
 RealtimeError = fal_client.client.RealtimeError
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from tests.conformance.python_client import LEAVES_SOCKETS, client_of, seen
 from tests.conformance.stage import APPLE, ENDPOINT, Stage
 
-pytestmark = LEAVES_SOCKETS
+pytestmark = [*LEAVES_SOCKETS]
 
 _TOLERANCE = 300
 
