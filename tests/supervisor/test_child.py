@@ -58,9 +58,10 @@ FOR_EVER = "import signal; signal.pause()"
 def test_waits_double_up_to_the_largest_and_begin_anew_after_a_steady_run():
     backoff = Backoff()
     waits = [backoff.after(0.5) for _ in range(9)]
-    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
-    assert backoff.after(30) == 0.1
-    assert backoff.after(29.9) == 0.2
+    assert waits == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0]
+    assert backoff.after(0.5) == 10.0
+    assert backoff.after(30) == 0.0
+    assert backoff.after(29.9) == 0.1
 
 
 async def test_a_child_that_was_ready_is_restarted_for_ever(tmp_path: Path):

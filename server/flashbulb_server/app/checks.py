@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 
 from flashbulb_server.api.keys import Keys
 from flashbulb_server.config import ApiSettings, Settings
@@ -30,6 +31,8 @@ def checked_keys(settings: Settings) -> Keys:
 def check_worker(settings: Settings) -> None:
     """Raises Misconfigured with what can be told before anything is loaded."""
     problems = listen_problems({"FLASHBULB_WORKER__LISTEN": settings.worker.listen})
+    if settings.worker.spare and sys.platform != "linux":
+        problems.append("FLASHBULB_WORKER__SPARE is set, which works on Linux alone")
     if problems:
         raise Misconfigured(*problems)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flashbulb_server.app.checks import check_worker
 from flashbulb_server.app.compiling import Beside, compile_beside
 from flashbulb_server.app.process import Addresses, background, connection, run_role, until_drained
+from flashbulb_server.app.spare import stay_behind
 from flashbulb_server.config import Settings, WorkerSettings, user_cache
 from flashbulb_server.core.pipeline import StepPipeline
 from flashbulb_server.core.tasks import task_group
@@ -48,6 +49,11 @@ Load = Callable[[WorkerSettings], Mapping[str, StepPipeline[Any]]]
 
 def run_worker(settings: Settings, ready_file: Path | None = None, *, load: Load | None = None) -> int:
     """Runs the worker role until it is told to stop. Gives the exit code. `load`: as of `worker`."""
+    if settings.worker.spare:
+        check_worker(settings)
+        ended = stay_behind(ready_file)
+        if ended is not None:
+            return ended
     return run_role(worker(settings, load), ready_file)
 
 

@@ -46,7 +46,7 @@ class Converted:
     number matter. The same tensor must not be given twice: tracing would join the two inputs."""
 
     def __init__(self, module: torch.nn.Module, example: tuple[Tensor, ...]) -> None:
-        _import()
+        import_openvino()
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -79,7 +79,7 @@ class Graph:
         owner: object,
         config: Config,
     ) -> None:
-        self._tensor = _import().Tensor
+        self._tensor = import_openvino().Tensor
         self._compiled, self._model, self._owner, self._config = compiled, model, owner, config
         self._open = compiled.create_infer_request()
         self._closed: dict[Shapes, Any] = {}
@@ -106,12 +106,12 @@ class Graph:
         (folder / f"{name}.blob").write_bytes(content.getbuffer())
         if self._model is not None:
             for rows in (False, True):
-                _import().save_model(self._model(rows), folder / _form(name, rows), compress_to_fp16=False)
+                import_openvino().save_model(self._model(rows), folder / _form(name, rows), compress_to_fp16=False)
 
     @classmethod
     def load(cls, folder: Path, name: str, config: Config) -> Graph:
         """What was saved there, without compiling anything; the files are used for as long as it lives. Raises RuntimeError for torn ones."""
-        openvino = _import()
+        openvino = import_openvino()
         content = np.memmap(folder / f"{name}.blob", mode="c")  # openvino wants it writeable; nobody writes
         compiled = openvino.Core().import_model(openvino.Tensor(content, shared_memory=True), "CPU", _settings(config))
 
@@ -156,7 +156,7 @@ class Graph:
 
 
 def _compile(model: Any, config: Config) -> Any:  # noqa: ANN401  # openvino's classes are not typed for us
-    return _import().Core().compile_model(model, "CPU", _settings(config))
+    return import_openvino().Core().compile_model(model, "CPU", _settings(config))
 
 
 def _settings(config: Config) -> dict[str, object]:
@@ -169,7 +169,7 @@ def _form(name: str, rows: bool) -> str:
 
 def processor() -> str:
     """What OpenVINO knows of the processor: graphs are made for it."""
-    core = _import().Core()
+    core = import_openvino().Core()
     return f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} {sorted(core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'))}"
 
 
@@ -178,7 +178,7 @@ def is_small(module: torch.nn.Module) -> bool:
     return sum(p.numel() * p.element_size() for p in module.parameters()) <= LARGEST_CLOSED
 
 
-def _import() -> Any:  # noqa: ANN401  # a module with types of its own making
+def import_openvino() -> Any:  # noqa: ANN401  # a module with types of its own making
     if "openvino" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # importing it raises ImportError from now on
     import openvino

@@ -46,7 +46,7 @@ class ChildFailed(Exception):
 
 @dataclass(slots=True)
 class Backoff:
-    """Seconds to wait before a restart: 0.1, doubling to 10, from the start again after 30 s of steady running."""
+    """Seconds to wait before a restart: none at first, then 0.1, doubling to 10, from the start again after 30 s of steady running."""
 
     first: float = 0.1
     largest: float = 10.0
@@ -55,8 +55,8 @@ class Backoff:
 
     def after(self, ran_seconds: float) -> float:
         """The wait after a child that ran for `ran_seconds` ended."""
-        delay = self._next if self._next and ran_seconds < self.steady else self.first
-        self._next = min(delay * 2, self.largest)
+        delay = self._next if ran_seconds < self.steady else 0.0
+        self._next = min(delay * 2, self.largest) or self.first
         return delay
 
 
