@@ -87,7 +87,13 @@ async def _on_error(error: Exception) -> None:
 
 @contextmanager
 def unavailable() -> Iterator[None]:
-    """Turns "no answer" of NATS into StoreUnavailable. Other errors pass."""
+    """Turns "no answer" of NATS into StoreUnavailable. Other errors pass.
+
+    A task that is cancelled within it ends as cancelled: nats-py waits by asyncio.wait_for, which swallows a cancellation that comes together
+    with the answer, and a loop would go on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
     try:
         yield
     except (
@@ -100,3 +106,5 @@ def unavailable() -> Iterator[None]:
         nats.js.errors.ServiceUnavailableError,
     ) as err:
         raise StoreUnavailable("queue") from err
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError

@@ -11,8 +11,8 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import APIError
 
+from flashbulb_server.errors import StoreUnavailable
 from flashbulb_server.messaging.connection import unavailable
 from flashbulb_server.messaging.dead_letters import DeadLetters, Kind
 from flashbulb_server.messaging.topology import LOST
@@ -57,8 +57,9 @@ class LostJobs:
         """
         while True:
             try:
-                messages = await self._subscription.fetch(16, timeout=0.5)
-            except (nats.errors.Error, TimeoutError, APIError):
+                with unavailable():
+                    messages = await self._subscription.fetch(16, timeout=0.5)
+            except (StoreUnavailable, nats.errors.Error):  # there are none, as a rule
                 return
             for message in messages:
                 lost = await self._dead.opened(Kind.ADVISORY, message, _lost)
