@@ -82,6 +82,12 @@ class ApiSettings(_Part):
         gt=0,
         description="Seconds in which the first message of a call over gRPC must be here; the largest comes in time at 2.3 Mbit/s.",
     )
+    max_connection_age_seconds: float = Field(
+        300,
+        ge=0,
+        description="Seconds after which a gRPC connection takes no new calls, so that callers come to new replicas too; open streams go on for "
+        "an hour. 0: never.",
+    )
     drain_seconds: float = Field(20, ge=0, description="Seconds that calls may go on after SIGTERM.")
     token_secret: SecretStr = Field(
         SecretStr(""),

@@ -96,9 +96,10 @@ Reply = Message | Failure | Hang | Callable[..., object] | Sequence[object]
 
 
 class ScriptedServer:
-    """Answers `expect`ed calls in order and records them in `calls`."""
+    """Answers `expect`ed calls in order and records them in `calls`. `max_age_ms`: of connections, which are then ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_age_ms: int = 2**31 - 1) -> None:
+        self.max_age_ms = max_age_ms
         self.calls: list[Call] = []
         self.unexpected: list[str] = []
         self._script: deque[tuple[str, Reply]] = deque()
@@ -119,7 +120,8 @@ class ScriptedServer:
         self._script.extend((rpc, reply) for reply in replies)
 
     def start(self, port: int = 0) -> None:
-        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        options = [("grpc.so_reuseport", 0), ("grpc.max_connection_age_ms", self.max_age_ms)]
+        self._server = grpc.server(ThreadPoolExecutor(16), options=options)
         for service in _SERVICES:
             handlers = {method.name: self._handler(method) for method in service.methods}
             self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])

@@ -14,7 +14,7 @@ from flashbulb import AsyncClient, Busy, Unavailable
 from flashbulb._retry import FIRST_PAUSE, LONGEST_PAUSE, NOT_STARTED, pause
 from flashbulb.v1 import generation_pb2, model_pb2, queue_pb2, storage_pb2
 from tests.client import scripted
-from tests.client.scripted import KEY, LIMIT, Hang, failure, finished, submitted
+from tests.client.scripted import KEY, LIMIT, Hang, failure, finished, output, submitted
 
 GONE = failure("UNAVAILABLE", message="connection reset")
 
@@ -205,3 +205,27 @@ def test_failures_of_many_callers_spread():
     delays = sorted(pause(Unavailable("no", retry_after=1.0), 4, repeatable=True) for _ in range(50))
     assert delays[-1] - delays[0] > 0.2
     assert all(a < b for a, b in itertools.pairwise(delays))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["unary", "stream"])
+async def test_generate_is_made_once_while_connections_end_all_the_time(streamed):
+    server = scripted.ScriptedServer(max_age_ms=20)
+    response = generation_pb2.GenerateStreamResponse if streamed else generation_pb2.GenerateResponse
+    reply = response(output=output())
+    callers, calls = 8, 150
+    server.expect("GenerateStream" if streamed else "Generate", *[[reply] if streamed else reply] * (callers * calls))
+    server.start()
+    async with AsyncClient(KEY, server.host, timeout=LIMIT) as client:
+
+        async def call():
+            for _ in range(calls):
+                if streamed:
+                    assert len([event async for event in client.generate_stream(prompt="a")]) == 1
+                else:
+                    assert (await client.generate(prompt="a")).images
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(callers):
+                tasks.create_task(call())
+    server.stop()
+    server.verify()

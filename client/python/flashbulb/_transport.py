@@ -35,8 +35,10 @@ OPTIONS: Mapping[str, int] = {
     "grpc.keepalive_timeout_ms": 10_000,
     # Also in the middle of a long call in which nobody says anything; the server allows a ping every 10 s.
     "grpc.http2.max_pings_without_data": 0,
-    # Only this package knows which calls may be repeated.
-    "grpc.enable_retries": 0,
+    # Calls that no server has seen are sent again, as when a connection ends just then. Which others may be, only this package knows: no
+    # policy of a name server is taken.
+    "grpc.enable_retries": 1,
+    "grpc.service_config_disable_resolution": 1,
     # A server that restarts is found again soon; gRPC would wait up to two minutes.
     "grpc.initial_reconnect_backoff_ms": 100,
     "grpc.max_reconnect_backoff_ms": 2_000,

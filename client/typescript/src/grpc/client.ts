@@ -13,6 +13,7 @@ import { StorageService } from "../gen/flashbulb/v1/storage_pb.js";
 import { type ConnectOptions as SocketConnectOptions, type FrameOf, type RealtimeOutput } from "../realtime.js";
 import { type RealtimeConnection, Session } from "../session.js";
 import { Tokens } from "../tokens.js";
+import { again } from "./again.js";
 import { grpcDial } from "./link.js";
 
 export const DEFAULT_HOST = "127.0.0.1:50051";
@@ -65,7 +66,7 @@ export class GrpcClient {
     const transport: Transport = createGrpcTransport({
       baseUrl,
       sessionManager: this.#manager,
-      interceptors: [authorized(config.credentials, this.#tokens)],
+      interceptors: [authorized(config.credentials, this.#tokens), again],
     });
     this.generation = createClient(GenerationService, transport);
     this.queue = createClient(QueueService, transport);

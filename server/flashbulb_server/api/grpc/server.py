@@ -30,6 +30,7 @@ from flashbulb_server.errors import Misconfigured
 from flashbulb_server.wire.listening import taken
 
 _MAX_SEND_BYTES = 64 * 1024 * 1024  # answers are kept below 4 MiB; this is only a guard
+_OPEN_STREAMS_MS = 3_600_000  # longer than sessions and watches last; what is cut then is resumed
 _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -69,6 +70,7 @@ async def serve(servicers: Servicers, guard: CallInterceptor, settings: ApiSetti
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # clients may ping every 10 s
             ("grpc.keepalive_permit_without_calls", 1),
+            *_age(settings.max_connection_age_seconds),
         ),
     )
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicers.generation, server)
@@ -91,6 +93,16 @@ async def serve(servicers: Servicers, guard: CallInterceptor, settings: ApiSetti
     finally:
         await checks.enter_graceful_shutdown()
         await server.stop(settings.drain_seconds)
+
+
+def _age(seconds: float) -> tuple[tuple[str, int], ...]:
+    """When connections end; grpc makes it a tenth more or less by chance, so that not all callers come at once."""
+    if not seconds:
+        return ()
+    return (
+        ("grpc.max_connection_age_ms", max(1, round(seconds * 1000))),
+        ("grpc.max_connection_age_grace_ms", _OPEN_STREAMS_MS),
+    )
 
 
 def _bind(server: grpc.aio.Server, settings: ApiSettings) -> int:
