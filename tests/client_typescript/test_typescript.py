@@ -51,8 +51,10 @@ def built() -> None:
 
 @pytest.fixture(scope="session")
 def typescript_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The service that the package's tests call. Receivers of webhooks may be on this host."""
-    running = RunningService(tmp_path_factory.mktemp("typescript"), WEBHOOKS__ALLOW_PRIVATE_TARGETS=True)
+    """The service that the package's tests call. Receivers of webhooks may be on this host. Its gRPC connections end soon."""
+    running = RunningService(
+        tmp_path_factory.mktemp("typescript"), WEBHOOKS__ALLOW_PRIVATE_TARGETS=True, API__MAX_CONNECTION_AGE_SECONDS=1
+    )
     running.start()
     yield running
     assert running.stop() == 0
