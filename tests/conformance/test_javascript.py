@@ -24,6 +24,7 @@ SCRIPTS = {
     "serverless.mjs": False,
     "proxy.mjs": True,
     "webhooks.mjs": False,
+    "documents.mjs": False,
 }
 """Whether all of the process is redirected, instead of the client by its own options."""
 
