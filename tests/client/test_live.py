@@ -188,11 +188,11 @@ def test_bad_usage_is_2(run, server, monkeypatch):
 
 
 class Terminal:
-    """`flashbulb live` in a pseudo-terminal of 80 x 24, or of other sizes."""
+    """`flashbulb live` in a pseudo-terminal, which is the one that it belongs to."""
 
-    def __init__(self, server, folder, *arguments, graphics="blocks", columns=80, lines=24):
+    def __init__(self, server, folder, *arguments, graphics="blocks", columns=80, lines=24, owned=True):
         self.keys, inner = os.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.resize(columns, lines)
         self.before = termios.tcgetattr(inner)
         self.inner = inner
         environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TMUX", "COLUMNS")}
@@ -204,11 +204,16 @@ class Terminal:
             "COLORTERM": "truecolor",
             "PYTHONPATH": PACKAGE,
         }
-        command = [sys.executable, "-m", "flashbulb._cli", "live", *arguments]
+        own = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); " if owned else ""
+        start = f"{own}import runpy; runpy.run_module('flashbulb._cli', run_name='__main__')"
+        command = [sys.executable, "-c", start, "live", *arguments]
         self.process = subprocess.Popen(
             command, env=environment, cwd=folder, stdin=inner, stdout=inner, stderr=inner, start_new_session=True
         )
         self.seen = b""
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.keys, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def type(self, text: str) -> None:
         os.write(self.keys, text.encode())
@@ -287,8 +292,11 @@ def test_a_signal_puts_the_terminal_back(server, terminal):
     assert screen.end() == 0
 
 
+SIZES = [(0, 0), (0, 24), (1, 1), (1, 24), (2, 24), (3, 2), (3, 24), (12, 2), (80, 1)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("columns", "lines"), [(0, 0), (0, 24), (1, 24), (2, 24), (3, 24), (80, 1), (12, 2)])
+@pytest.mark.parametrize(("columns", "lines"), SIZES)
 def test_a_terminal_without_room_draws_on_and_ends_when_it_is_told_to(server, terminal, tmp_path, columns, lines):
     server.expect("Connect", painting)
     screen = terminal("a red apple on a table", columns=columns, lines=lines)
@@ -300,12 +308,27 @@ def test_a_terminal_without_room_draws_on_and_ends_when_it_is_told_to(server, te
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_ends_it(server, terminal, tmp_path):
+def test_a_terminal_may_become_as_small_as_it_likes(server, terminal):
     server.expect("Connect", painting)
-    screen = terminal("a red apple", columns=2)
-    screen.wait((tmp_path / "live.jpeg").exists)
+    screen = terminal("a red apple")
+    screen.wait(lambda: server.calls and prompts(server.calls[0]) == ["a red apple"])
+    for number, (columns, lines) in enumerate(SIZES):
+        screen.resize(columns, lines)
+        screen.type(str(number))
+        screen.wait(lambda number=number: prompts(server.calls[0])[-1].endswith(str(number)))
+    screen.type("\x03")
+    assert screen.end() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("owned", [True, False], ids=["its own", "another's"])
+@pytest.mark.parametrize("columns", [80, 2, 0])
+def test_a_terminal_that_is_closed_ends_it(server, terminal, columns, owned):
+    server.expect("Connect", painting)
+    screen = terminal("a red apple", columns=columns, owned=owned)
+    screen.wait(lambda: server.calls and prompts(server.calls[0]) == ["a red apple"])
     screen.hang_up()
-    assert screen.process.wait(LIMIT) is not None
+    assert screen.process.wait(LIMIT) == 0
 
 
 @pytest.mark.parametrize(

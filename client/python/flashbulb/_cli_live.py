@@ -65,7 +65,8 @@ def live(
         else:
             keys = _Keys(picture.endpoint, fields, output, Screen(method), prompt)
             asyncio.run(keys.run(context.obj))
-            typer.echo("  ".join([f"{keys.pictures} pictures, the last one:", *map(str, keys.paths)]))
+            if not keys.alone:
+                typer.echo("  ".join([f"{keys.pictures} pictures, the last one:", *map(str, keys.paths)]))
 
 
 def save_latest(frame: Frame, folder: Path) -> list[Path]:
@@ -154,7 +155,7 @@ class _Lines:
 class _Keys:
     """A picture for every key. What is typed while the session is asleep opens another one.
 
-    `pictures` counts them, `paths` are the files of the last one.
+    `pictures` counts them, `paths` are the files of the last one. `alone`: the terminal is gone.
     """
 
     def __init__(self, endpoint: str, fields: dict[str, Any], folder: Path, screen: Screen, prompt: str) -> None:
@@ -173,6 +174,7 @@ class _Keys:
         self._superseded = 0
         self.pictures = 0
         self.paths: list[Path] = []
+        self.alone = False
         self._over = False
 
     async def run(self, client: dict[str, Any]) -> None:
@@ -180,8 +182,9 @@ class _Keys:
         loop = asyncio.get_running_loop()
         with raw_terminal() as keys:
             loop.add_reader(keys, self._read, keys)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._end)
+            loop.add_signal_handler(signal.SIGHUP, self._left)
             loop.add_signal_handler(signal.SIGWINCH, self._dirty.set)
             try:
                 async with AsyncClient(**client) as opened, asyncio.TaskGroup() as tasks:
@@ -195,9 +198,20 @@ class _Keys:
             raise self._error
 
     def _read(self, keys: int) -> None:
-        self._line.feed(os.read(keys, 4096))
+        try:
+            data = os.read(keys, 4096)
+        except OSError:
+            data = b""
+        if not data:  # in raw mode no key is the end of a file
+            self._left()
+        self._line.feed(data)
         self._typed.set()
         self._dirty.set()
+
+    def _left(self) -> None:
+        """The terminal is gone."""
+        self.alone = True
+        self._end()
 
     def _end(self) -> None:
         self._line.ended = True
@@ -273,8 +287,8 @@ class _Keys:
             try:
                 # Never cancelled: its thread would go on writing after the terminal was put back.
                 await asyncio.to_thread(self._screen.draw, image, self._status(), self._line.text)
-            except OSError:  # the terminal is gone
-                self._end()
+            except OSError:
+                self._left()
                 return
             try:
                 async with asyncio.timeout(FPS_SECONDS / 2 if self._rate() else None):  # it falls while nobody types

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.cells import cell_len, set_cell_size
 
@@ -20,6 +20,8 @@ except ImportError:  # Windows
 _ENTER = b"\x1b[?1049h\x1b[2J"
 _LEAVE = b"\x1b[0m\x1b[?25h\x1b[?1049l"
 _HINT = "Ctrl-C ends"
+_PROMPT = "> "
+_USUAL = (80, 24)
 
 
 def is_terminal() -> bool:
@@ -29,7 +31,10 @@ def is_terminal() -> bool:
 
 @contextmanager
 def raw_terminal() -> Iterator[int]:
-    """The terminal in raw mode with an empty screen; gives the descriptor to read keys from. Everything is put back at the end."""
+    """The terminal in raw mode with an empty screen; gives the descriptor to read keys from.
+
+    Everything is put back at the end, if the terminal is there still.
+    """
     keys = sys.stdin.fileno()
     before = termios.tcgetattr(keys)
     raw = termios.tcgetattr(keys)
@@ -40,8 +45,9 @@ def raw_terminal() -> Iterator[int]:
         _write(_ENTER)
         yield keys
     finally:
-        termios.tcsetattr(keys, termios.TCSADRAIN, before)
-        _write(_LEAVE)
+        with suppress(OSError, termios.error):
+            termios.tcsetattr(keys, termios.TCSADRAIN, before)
+            _write(_LEAVE)
 
 
 class Screen:
@@ -53,20 +59,26 @@ class Screen:
         self._shown: Image | None = None
 
     def draw(self, image: Image | None, status: str, text: str) -> None:
-        """Draws what has changed. Blocks on the terminal."""
-        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+        """Draws what has changed and what there is room for. Blocks on the terminal. Raises OSError if that is gone."""
+        columns, lines = _size()
         parts = []
         if (columns, lines) != self._size:
             self._size = (columns, lines)
             self._shown = None
             parts.append(b"\x1b[2J")
-        if image is not None and image is not self._shown and columns > 0 and lines > 3:
+        if image is not None and image is not self._shown and lines > 3:
             self._shown = image
             parts += [b"\x1b[?25l\x1b[H", render(image, self._method, columns, lines - 3)]
-        status_line, text_line = max(1, lines - 1), max(1, lines)
-        parts.append(f"\x1b[0m\x1b[{status_line};1H\x1b[2m{_cut(status, columns)}\x1b[0m".encode())
-        parts.append(f"\x1b[{text_line};1H\x1b[K{_tail('> ', text, columns - 1)}\x1b[?25h".encode())
+        if lines > 1:
+            parts.append(f"\x1b[0m\x1b[{lines - 1};1H\x1b[2m{_cut(status, columns)}\x1b[0m".encode())
+        parts.append(f"\x1b[{lines};1H\x1b[K{_tail(_PROMPT, text, columns - 1)}\x1b[?25h".encode())
         _write(b"".join(parts))
+
+
+def _size() -> tuple[int, int]:
+    """Columns and lines; the usual ones of a terminal that does not know, which says 0."""
+    columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    return columns or _USUAL[0], lines or _USUAL[1]
 
 
 def _cut(status: str, columns: int) -> str:
@@ -75,7 +87,7 @@ def _cut(status: str, columns: int) -> str:
 
 
 def _tail(prompt: str, text: str, columns: int) -> str:
-    """The prompt and the end of a text, in so many columns; a terminal may have none, or say so before it has been laid out."""
+    """The prompt and the end of a text, in so many columns, of which there may be none."""
     room = max(0, columns - cell_len(prompt))
     text = text[max(0, len(text) - room) :]  # no character takes less than no column
     while cell_len(text) > room:
@@ -84,5 +96,6 @@ def _tail(prompt: str, text: str, columns: int) -> str:
 
 
 def _write(data: bytes) -> None:
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    """Past Python's buffer: what a terminal that is gone did not take would be written again at the end."""
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]
