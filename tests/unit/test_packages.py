@@ -34,5 +34,12 @@ def test_the_licence_is_in_the_wheel(folder: str, tmp_path: Path) -> None:
     assert [name for name in names if name.endswith("dist-info/licenses/LICENSE")]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed: the package for it is not looked into")
 def test_the_licence_is_in_the_package_of_npm() -> None:
-    assert "LICENSE" in json.loads((ROOT / "client/typescript/package.json").read_text())["files"]
+    command = ("npm", "pack", "--dry-run", "--json", "--ignore-scripts")
+    done = subprocess.run(
+        command, cwd=ROOT / "client/typescript", check=True, capture_output=True, text=True, timeout=110
+    )
+    (packed,) = json.loads(done.stdout)
+    assert {"LICENSE", "README.md"} <= {file["path"] for file in packed["files"]}

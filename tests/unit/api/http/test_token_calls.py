@@ -24,6 +24,7 @@ ALL_LCM = [LCM, f"{LCM}/image-to-image", f"{LCM}/inpainting"]
         ("stream", []),
         (f"fal-ai/{LCM}/image-to-image", [f"{LCM}/image-to-image"]),
         (f"fal-ai/{LCM}/image-to-image/realtime", [f"{LCM}/image-to-image"]),
+        (f"fal-ai/{LCM}/stream/realtime", []),
         ("fast-lcm", []),
         ("fal-ai", []),
         ("realtime", []),
