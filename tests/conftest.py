@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ from tests.spreading import Spread, timing_last
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What measures time comes last."""
     timing_last(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage needs to look at it again, which would take a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

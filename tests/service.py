@@ -89,7 +89,7 @@ class RunningService:
             **{name: value for name, value in os.environ.items() if not name.startswith("FLASHBULB_")},
             "FLASHBULB_API__KEYS": ",".join((KEY, OTHER_KEY, *SPARE_KEYS)),
             "FLASHBULB_WORKER__THREADS": "1",
-            "FLASHBULB_WORKER__BACKEND": "eager",  # some tests compare files byte by byte, and graphs may differ by a level
+            "FLASHBULB_WORKER__BACKEND": "openvino",  # what users get, once it is compiled; read from the folder it is ready first
             "FLASHBULB_WORKER__CACHE_DIR": str(FOLDER),
             **{f"FLASHBULB_{name}": str(value) for name, value in settings.items()},
         }

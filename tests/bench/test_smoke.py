@@ -47,7 +47,7 @@ def quick_run(tmp_path: Path, sections: tuple[str, ...]) -> dict[str, float]:
         "--only",
         *sections,
     )
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == set(sections)

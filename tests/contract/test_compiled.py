@@ -120,12 +120,12 @@ def test_what_cannot_be_compiled_is_refused_and_left_whole(folder, wrap, problem
 
 
 def test_inductor_draws_the_same(tmp_path):
-    """With the code that is generated for this processor; a failure is told to whoever asked for it."""
-    folder = save_random(tmp_path, guidance_width=32)
+    """With the code that is generated for this processor, a second a kernel; a failure is told to whoever asked for it."""
+    folder = save_random(tmp_path, guidance_width=32, blocks=(4,), mid_block_type=None)
     target = Target(CPU, torch.float32, "compile", threads=1, sizes=(1,))
     networks, backend = open_backend(lambda dtype: load_networks(folder, CPU, dtype), target)
     other = load_networks(folder, CPU, torch.float32)
-    spec = make_spec(width=32, height=32)
+    spec = make_spec(width=networks.native_size, height=networks.native_size)
     ours = draw(pipeline_of(networks, backend), spec)[0]
     assert distance(ours, draw(pipeline_of(other, EagerBackend(other)), spec)[0]) <= 1
 

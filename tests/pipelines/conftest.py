@@ -46,8 +46,14 @@ def stock_tiny(tiny) -> LatentConsistencyModelPipeline:
     return pipeline
 
 
-def random_parts(*, guidance_width: int | None, prediction: str = "epsilon", **unet) -> dict:
-    """Parts of a model in the shape of Stable Diffusion 1.5, very small, with random weights that give pictures with contrast."""
+def random_parts(
+    *, guidance_width: int | None, prediction: str = "epsilon", blocks: tuple[int, ...] = (4, 8), **unet
+) -> dict:
+    """Parts of a model in the shape of Stable Diffusion 1.5, very small, with random weights that give pictures with contrast.
+
+    `blocks`: channels of each block of UNet and autoencoder.
+    """
+    count = len(blocks)
     torch.manual_seed(0)
     text = CLIPTextConfig(
         vocab_size=3037,
@@ -61,13 +67,13 @@ def random_parts(*, guidance_width: int | None, prediction: str = "epsilon", **u
     )
     parts = {
         "unet": UNet2DConditionModel(
-            block_out_channels=(4, 8),
+            block_out_channels=blocks,
             layers_per_block=1,
             sample_size=16,
             in_channels=4,
             out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            down_block_types=(*("DownBlock2D",) * (count - 1), "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", *("UpBlock2D",) * (count - 1)),
             cross_attention_dim=32,
             attention_head_dim=2,
             norm_num_groups=2,
@@ -75,11 +81,11 @@ def random_parts(*, guidance_width: int | None, prediction: str = "epsilon", **u
             **unet,
         ),
         "vae": AutoencoderKL(
-            block_out_channels=(4, 8),
+            block_out_channels=blocks,
             in_channels=3,
             out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
+            down_block_types=("DownEncoderBlock2D",) * count,
+            up_block_types=("UpDecoderBlock2D",) * count,
             latent_channels=4,
             norm_num_groups=2,
         ),
@@ -102,11 +108,11 @@ def random_parts(*, guidance_width: int | None, prediction: str = "epsilon", **u
     return parts
 
 
-def stock_random(*, guidance_width: int | None, prediction: str = "epsilon"):
+def stock_random(*, guidance_width: int | None, prediction: str = "epsilon", **parts):
     """diffusers' own pipeline of random parts: the consistency one for a guidance embedding, the classifier-free one without."""
     kind = LatentConsistencyModelPipeline if guidance_width else StableDiffusionPipeline
     pipeline = kind(
-        **random_parts(guidance_width=guidance_width, prediction=prediction),
+        **random_parts(guidance_width=guidance_width, prediction=prediction, **parts),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
