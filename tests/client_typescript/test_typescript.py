@@ -51,9 +51,15 @@ def built() -> None:
 
 @pytest.fixture(scope="session")
 def typescript_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The service that the package's tests call. Receivers of webhooks may be on this host. Its gRPC connections end soon."""
+    """The service that the package's tests call. Receivers of webhooks may be on this host. Its gRPC connections end soon.
+
+    It draws without a graph: one of the tests compares files byte by byte, and graphs may differ by a level.
+    """
     running = RunningService(
-        tmp_path_factory.mktemp("typescript"), WEBHOOKS__ALLOW_PRIVATE_TARGETS=True, API__MAX_CONNECTION_AGE_SECONDS=1
+        tmp_path_factory.mktemp("typescript"),
+        WEBHOOKS__ALLOW_PRIVATE_TARGETS=True,
+        API__MAX_CONNECTION_AGE_SECONDS=1,
+        WORKER__BACKEND="eager",
     )
     running.start()
     yield running
