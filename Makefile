@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .bench-venv
 BENCH ?=
-WORKERS ?= 2
+WORKERS ?= 3
 PROMPT ?= a red apple
 PYTHON ?= python3
 SOURCES := server/flashbulb_server client/python/flashbulb tests
@@ -44,7 +44,7 @@ serve: $(VENV)/.runs ## Starts the service on this host (gRPC on :50051, the pag
 	$(BIN)/flashbulb-server serve --data-dir data
 
 .PHONY: test
-test: $(VENV)/.installed ## Runs the whole test suite against the real servers, in WORKERS=2 processes.
+test: $(VENV)/.installed ## Runs the whole test suite against the real servers, in WORKERS=3 processes.
 	$(BIN)/pytest -n $(WORKERS)
 
 .PHONY: quick

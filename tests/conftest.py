@@ -14,6 +14,7 @@ from xdist.remote import Producer
 from flashbulb_server.config import ApiSettings, FilesSettings, LogSettings, NatsSettings, Settings, WorkerSettings
 from tests.embedded import RunningNats, RunningS3
 from tests.graphs import FOLDER
+from tests.service import RunningService
 from tests.spreading import Spread, timing_last
 
 
@@ -28,9 +29,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After the last test, all services that tests shared stop side by side: each takes some seconds."""
+    if nextitem is None:
+        RunningService.tell_all_to_stop()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Spread:
-    """Files are spread over the workers of `pytest -n 2`."""
+    """Files are spread over the workers of `pytest -n`."""
     return Spread(config, log)
 
 

@@ -1,4 +1,4 @@
-"""How tests are spread over the workers of pytest-xdist (`pytest -n 2`).
+"""How tests are spread over the workers of pytest-xdist (`pytest -n`).
 
 1. A file is one worker's, so that what its tests share is made once. Files are taken in the order of the collection, which is random.
 2. A worker stays in a folder as long as there is a file in it, since a folder's files share services. The next one is a folder that

@@ -30,9 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """The run's service. Tests must not break it."""
+    """The run's service. Tests must not break it.
+
+    It draws without a graph: tests look at its memory, which grows with every graph for a size that comes often.
+    """
     running = RunningService(
-        tmp_path_factory.mktemp("service"), API__TOKEN_SECRET=TOKEN_SECRET, HTTP__PROXY_KEY_ID="tester"
+        tmp_path_factory.mktemp("service"),
+        API__TOKEN_SECRET=TOKEN_SECRET,
+        HTTP__PROXY_KEY_ID="tester",
+        WORKER__BACKEND="eager",
     )
     running.start()
     yield running

@@ -93,6 +93,22 @@ async def test_a_server_that_is_not_there_is_waited_for_and_then_given_up_in_tim
     assert time.monotonic() - started < 3
 
 
+async def test_nothing_stays_open_of_a_connection_that_is_given_up() -> None:
+    hung_up = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        hung_up.set()
+        writer.close()
+
+    async with asyncio.timeout(10), await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StoreUnavailable):
+            async with connect(NatsSettings(url=f"nats://127.0.0.1:{port}"), name="test", wait_seconds=0.5):
+                pass
+        await hung_up.wait()
+
+
 async def test_a_wrong_token_is_given_up_too(nats_server: RunningNats) -> None:
     with pytest.raises(StoreUnavailable):
         async with connect(NatsSettings(url=nats_server.url, token="wrong"), name="test", wait_seconds=0.5):

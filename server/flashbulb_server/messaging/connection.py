@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
@@ -51,8 +50,7 @@ async def connect(
         yield client
     finally:
         closing = True
-        with suppress(OSError):  # it tries to send what is left, also when the server is gone
-            await client.close()
+        await _close(client)
 
 
 async def _first_connection(
@@ -63,10 +61,11 @@ async def _first_connection(
     on_reconnect: Callable[[], Awaitable[None]],
 ) -> Client:
     token = settings.token.get_secret_value() if settings.token else None
+    client = Client()
     try:
         # nats-py tries for ever by itself, the first time too, because of max_reconnect_attempts.
         async with asyncio.timeout(wait_seconds):
-            return await nats.connect(
+            await client.connect(
                 settings.url.split(","),
                 name=name,
                 token=token,
@@ -77,8 +76,17 @@ async def _first_connection(
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
             )
-    except (nats.errors.Error, OSError, TimeoutError) as err:
-        raise StoreUnavailable("queue") from err
+    except BaseException as err:
+        await _close(client)  # nats-py leaves the socket of an attempt open that is broken off
+        if isinstance(err, nats.errors.Error | OSError | TimeoutError):
+            raise StoreUnavailable("queue") from err
+        raise
+    return client
+
+
+async def _close(client: Client) -> None:
+    with suppress(OSError):  # it tries to send what is left, also when the server is gone
+        await client.close()
 
 
 async def _on_error(error: Exception) -> None:
