@@ -70,7 +70,7 @@ async def _first_connection(
                 name=name,
                 token=token,
                 connect_timeout=2,
-                reconnect_time_wait=0.1,
+                reconnect_time_wait=0.1,  # type: ignore[arg-type]  # any number will do
                 max_reconnect_attempts=-1,
                 error_cb=_on_error,
                 disconnected_cb=on_disconnect,
