@@ -125,7 +125,8 @@ def test_inductor_draws_the_same(tmp_path):
     target = Target(CPU, torch.float32, "compile", threads=1, sizes=(1,))
     networks, backend = open_backend(lambda dtype: load_networks(folder, CPU, dtype), target)
     other = load_networks(folder, CPU, torch.float32)
-    spec = make_spec(width=networks.native_size, height=networks.native_size)
+    size = networks.figures.native_size
+    spec = make_spec(width=size, height=size)
     ours = draw(pipeline_of(networks, backend), spec)[0]
     assert distance(ours, draw(pipeline_of(other, EagerBackend(other)), spec)[0]) <= 1
 

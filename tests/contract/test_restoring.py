@@ -18,7 +18,7 @@ from flashbulb_server.config import WorkerSettings
 from flashbulb_server.core.pipeline import Sources
 from flashbulb_server.pipelines import restoring
 from flashbulb_server.pipelines.keeping import Cache, fingerprint
-from flashbulb_server.pipelines.loading import Loader, load_embedded, load_folder
+from flashbulb_server.pipelines.loading import Loader, Source, find_model, load_embedded, load_folder
 from flashbulb_server.pipelines.target import Target
 from tests.pipelines.conftest import distance, draw, save_random
 from tests.specs import make_image_spec, make_spec
@@ -88,19 +88,21 @@ def test_kept_and_compiled_here_are_the_same_to_the_last_bit(small, made):
     assert (draw(here, small_spec())[0] == draw(kept, small_spec())[0]).all()
 
 
+def find(small: Path, folder: Path):
+    return find_model(Source(small), TARGET, Cache(folder))
+
+
 @pytest.mark.parametrize("file", ["step.blob", "once.pt", "expected.safetensors", "model.json", "step-one.bin"])
-def test_a_torn_entry_is_made_again(small, copied, compiled, caplog, file):
+def test_a_torn_entry_is_thrown_away(small, copied, caplog, file):
+    assert find(small, copied) is not None
     path = entry(copied) / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert load_folder("small", small, TARGET, {}, kept=Cache(copied)).info.backend == "openvino cpu float32"
-    assert compiled and "thrown away" in caplog.text
-    compiled.clear()
-    load_folder("small", small, TARGET, {}, kept=Cache(copied))
-    assert compiled == []
+    assert find(small, copied) is None
+    assert not path.exists() and "thrown away" in caplog.text
 
 
 @pytest.mark.parametrize("part", ["output", "levels", "embeddings", "encoded"])
-def test_graphs_that_compute_something_else_are_made_again(small, copied, compiled, part):
+def test_graphs_that_compute_something_else_are_thrown_away(small, copied, part):
     """As on a processor that the key does not tell from the one they were made on."""
     from safetensors.torch import load_file, save_file
 
@@ -110,8 +112,17 @@ def test_graphs_that_compute_something_else_are_made_again(small, copied, compil
     save_file(tensors, path)
     listed = entry(copied) / "files.json"
     listed.write_text(json.dumps({**json.loads(listed.read_text()), path.name: fingerprint(path)}))
-    load_folder("small", small, TARGET, {}, kept=Cache(copied))
+    assert find(small, copied) is None
+    assert not path.exists()
+
+
+def test_what_was_thrown_away_is_made_again(small, copied, compiled):
+    (entry(copied) / "step.blob").unlink()
+    assert load_folder("small", small, TARGET, {}, kept=Cache(copied)).info.backend == "openvino cpu float32"
     assert compiled
+    compiled.clear()
+    load_folder("small", small, TARGET, {}, kept=Cache(copied))
+    assert compiled == []
 
 
 def other_weights(folder):
