@@ -21,8 +21,9 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from tests.bench import gateway, in_flight, overhead, realtime, whole
+from tests.bench import gateway, in_flight, overhead, realtime, start, whole
 from tests.bench.figures import Figure, Report
+from tests.graphs import FOLDER as GRAPHS
 
 _HERE = Path(__file__).parent
 _HEAD = """# Results of `make bench`
@@ -39,6 +40,7 @@ itself. A load average above 0.3 before a section means that others used the mac
 """
 _QUICK_OVERHEAD = overhead.Plan(closed=0.2, open=0.3, repetitions=1, rest=0)
 _QUICK_REALTIME = realtime.Plan(seconds=1.5, warm=0.3, repetitions=1, sessions=(1, 2), queued=20, deaf_seconds=1.5)
+_QUICK_START = start.Plan(rounds=1, demo=False, cache=GRAPHS, threads=1)
 _QUICK_GATEWAY = gateway.Plan(seconds=0.2, repetitions=2, clients=20, polling=1.0)
 
 
@@ -97,6 +99,10 @@ async def _gateway(folder: Path, options: argparse.Namespace) -> Report:
     return await gateway.measure(folder, _QUICK_GATEWAY if options.quick else gateway.Plan())
 
 
+async def _start(folder: Path, options: argparse.Namespace) -> Report:
+    return await start.measure(folder, _QUICK_START if options.quick else start.Plan())
+
+
 async def _pipeline(folder: Path, options: argparse.Namespace) -> Report:
     """In a process of its own: torch wants its threads for itself."""
     found = folder / "pipeline.json"
@@ -122,10 +128,11 @@ SECTIONS: dict[str, Callable[[Path, argparse.Namespace], Awaitable[Report]]] = {
     "slow-reader": _slow,
     "gateway": _gateway,
     "service": _whole,
+    "start": _start,
     "pipeline": _pipeline,
 }
 
-QUICK_SECTIONS = ("overhead", "realtime", "in-flight", "mixed", "slow-reader", "gateway", "service")
+QUICK_SECTIONS = ("overhead", "realtime", "in-flight", "mixed", "slow-reader", "gateway", "service", "start")
 
 
 def _options() -> argparse.Namespace:

@@ -34,6 +34,14 @@ def test_quick_run_measures_the_gateway(tmp_path: Path) -> None:
     assert figures["20 clients polling every 100 ms, share of one core"] > 0
 
 
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_quick_run_measures_starts(tmp_path: Path) -> None:
+    figures = quick_run(tmp_path, ("start",))
+    assert figures["first picture after a later start"] > 0.5
+    assert figures["next picture after kill -9 of the worker"] > 0.5
+
+
 def quick_run(tmp_path: Path, sections: tuple[str, ...]) -> dict[str, float]:
     """The figures of some sections, which are written as well."""
     command = (
