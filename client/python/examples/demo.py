@@ -61,7 +61,12 @@ def tell(event: flashbulb.Event) -> None:
 def service(key: str) -> Iterator[str]:
     """`flashbulb-server serve` in a temporary folder, on a free port; gives its address and stops it at the end."""
     command = Path(sys.executable).with_name("flashbulb-server")
-    environment = {**os.environ, "FLASHBULB_API__KEYS": key, "FLASHBULB_LOG__LEVEL": "WARNING"}
+    environment = {
+        "FLASHBULB_WORKER__BACKEND": "eager",  # for one picture compiling does not pay
+        **os.environ,
+        "FLASHBULB_API__KEYS": key,
+        "FLASHBULB_LOG__LEVEL": "ERROR",
+    }
     with tempfile.TemporaryDirectory(prefix="flashbulb-demo-") as data:
         process = subprocess.Popen(
             [command, "serve", "--data-dir", data, "--listen", "127.0.0.1:0", "--http-listen", ""],
@@ -72,6 +77,7 @@ def service(key: str) -> Iterator[str]:
             yield wait_ready(process, Path(data) / "service.json")
         finally:
             process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)  # the second one kills: all that would be saved is thrown away
             process.wait()
 
 

