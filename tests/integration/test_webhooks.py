@@ -400,7 +400,7 @@ async def test_a_slow_receiver_does_not_hold_up_the_others_in_time(nats_server):
         return 200
 
     async with open_office(nats_server, settings) as office, Receiver(hang) as slow, Receiver() as quick:
-        held = [await office.ended(slow.url) for _ in range(24)]  # more than go out at once
+        held = [await office.ended(slow.url) for _ in range(100)]
         await slow.wait_for(4)
         started = time.monotonic()
         for _ in range(5):
