@@ -93,7 +93,7 @@ async def test_a_server_that_is_not_there_is_waited_for_and_then_given_up_in_tim
     assert time.monotonic() - started < 3
 
 
-async def test_nothing_stays_open_of_a_connection_that_is_given_up() -> None:
+async def test_nothing_stays_open_of_a_connection_that_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     hung_up = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,6 +107,7 @@ async def test_nothing_stays_open_of_a_connection_that_is_given_up() -> None:
             async with connect(NatsSettings(url=f"nats://127.0.0.1:{port}"), name="test", wait_seconds=0.5):
                 pass
         await hung_up.wait()
+    assert "lost" not in caplog.text, "there was none to lose"
 
 
 async def test_a_wrong_token_is_given_up_too(nats_server: RunningNats) -> None:

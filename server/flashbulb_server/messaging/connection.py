@@ -45,23 +45,25 @@ async def connect(
             except StoreUnavailable:  # nats-py would take it for a failed connection, and connect once more
                 await asyncio.sleep(0.5)
 
-    client = await _first_connection(settings, name, wait_seconds, on_disconnect, on_reconnect)
+    client = Client()
     try:
+        await _connect_first(client, settings, name, wait_seconds, on_disconnect, on_reconnect)
         yield client
-    finally:
+    finally:  # also of a first attempt that is broken off: nats-py would leave its socket open
         closing = True
-        await _close(client)
+        with suppress(OSError):  # it tries to send what is left, also when the server is gone
+            await client.close()
 
 
-async def _first_connection(
+async def _connect_first(
+    client: Client,
     settings: NatsSettings,
     name: str,
     wait_seconds: float,
     on_disconnect: Callable[[], Awaitable[None]],
     on_reconnect: Callable[[], Awaitable[None]],
-) -> Client:
+) -> None:
     token = settings.token.get_secret_value() if settings.token else None
-    client = Client()
     try:
         # nats-py tries for ever by itself, the first time too, because of max_reconnect_attempts.
         async with asyncio.timeout(wait_seconds):
@@ -70,23 +72,14 @@ async def _first_connection(
                 name=name,
                 token=token,
                 connect_timeout=2,
-                reconnect_time_wait=0.1,  # type: ignore[arg-type]  # any number will do
+                reconnect_time_wait=0.1,  # type: ignore[arg-type]  # annotated as whole seconds, but only slept
                 max_reconnect_attempts=-1,
                 error_cb=_on_error,
                 disconnected_cb=on_disconnect,
                 reconnected_cb=on_reconnect,
             )
-    except BaseException as err:
-        await _close(client)  # nats-py leaves the socket of an attempt open that is broken off
-        if isinstance(err, nats.errors.Error | OSError | TimeoutError):
-            raise StoreUnavailable("queue") from err
-        raise
-    return client
-
-
-async def _close(client: Client) -> None:
-    with suppress(OSError):  # it tries to send what is left, also when the server is gone
-        await client.close()
+    except (nats.errors.Error, OSError, TimeoutError) as err:
+        raise StoreUnavailable("queue") from err
 
 
 async def _on_error(error: Exception) -> None:
