@@ -367,5 +367,5 @@ def test_openvino_tells_nobody_and_leaves_nothing(tmp_path):
         "socket.getaddrinfo = socket.socket.connect = refuse\n"
     )
     run = _run(refuse + LOAD.format(backend="openvino"), HOME=str(tmp_path))
-    assert (run.stdout, run.stderr) == ("openvino cpu float32\n", "")
+    assert (run.returncode, run.stdout, run.stderr) == (0, "openvino cpu float32\n", "")
     assert not list(tmp_path.rglob("*"))

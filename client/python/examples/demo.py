@@ -65,7 +65,7 @@ def service(key: str) -> Iterator[str]:
         "FLASHBULB_WORKER__BACKEND": "eager",  # for one picture compiling does not pay
         **os.environ,
         "FLASHBULB_API__KEYS": key,
-        "FLASHBULB_LOG__LEVEL": "ERROR",
+        "FLASHBULB_LOG__LEVEL": "WARNING",
     }
     with tempfile.TemporaryDirectory(prefix="flashbulb-demo-") as data:
         process = subprocess.Popen(

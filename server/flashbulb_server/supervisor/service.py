@@ -204,7 +204,7 @@ class Service:
 
     def _told_to_stop(self) -> None:
         if self._stop_requested.is_set():
-            log.warning("told to stop again: killing all children")
+            log.info("told to stop again: killing all children")
             self._kill()
         else:
             log.info("told to stop: draining")
