@@ -4,6 +4,7 @@
    draws, and of later ones, which read what was compiled.
 2. Seconds from SIGKILL of the worker to the next picture; the caller asks again until it gets one.
 3. The example that `make demo` runs, from its first line to its end: start, picture, stop. A run before is not counted.
+4. Beside them `import torch` in a new process, which every worker does: machines differ, and so does one machine from hour to hour.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class _Times:
     later_starts: list[float] = field(default_factory=list)
     killed: list[float] = field(default_factory=list)
     demo: list[float] = field(default_factory=list)
+    importing: list[float] = field(default_factory=list)
 
 
 async def measure(folder: Path, plan: Plan) -> Report:
@@ -61,6 +63,7 @@ async def measure(folder: Path, plan: Plan) -> Report:
         own = folder / str(number)
         own.mkdir()
         await _round(own, plan, times)
+        times.importing.append(await asyncio.to_thread(_importing_torch))
     if plan.demo:
         await _demo(folder)  # what it reads is in memory from now on
         times.demo.extend([await _demo(folder) for _ in range(plan.rounds)])
@@ -127,6 +130,12 @@ async def _picture(service: RunningService) -> generation_pb2.GenerationOutput:
                 await asyncio.sleep(_AGAIN_SECONDS)
 
 
+def _importing_torch() -> float:
+    started = time.monotonic()
+    subprocess.run((sys.executable, "-c", "import torch"), check=True)
+    return time.monotonic() - started
+
+
 async def _demo(folder: Path) -> float:
     """One run with settings of its own, all that it writes in the folder; it and its service end however this ends."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("FLASHBULB_")}
@@ -143,6 +152,7 @@ async def _demo(folder: Path) -> float:
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
     if code:
         raise RuntimeError(f"the demo ended with {code}")
     return time.monotonic() - started
@@ -161,6 +171,8 @@ def _report(times: _Times) -> Report:
     if times.demo:
         report.figures.append(at_most("the demo, a second time", median(times.demo), "s", 8))
         rows.append(("demo", spread(times.demo)))
+    report.figures.append(Figure("import torch, for comparison", median(times.importing), "s"))
+    rows.append(("import torch", spread(times.importing)))
     report.tables.append(Table("Median and range of all rounds:", ("", "s"), rows))
     report.data.update(asdict(times))
     return report
